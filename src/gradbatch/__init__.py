@@ -1,0 +1,43 @@
+"""Batch sizes, learning-rate scales and sample selections chosen during training from the gradients themselves."""
+
+from gradbatch._types import Decision as Decision
+from gradbatch._types import LayerStatistics as LayerStatistics
+from gradbatch._types import Progress as Progress
+from gradbatch._types import Record as Record
+from gradbatch._types import Rule as Rule
+from gradbatch._types import Statistics as Statistics
+from gradbatch.controller import Controller as Controller
+from gradbatch.errors import GradbatchError as GradbatchError
+from gradbatch.probe import Probe as Probe
+from gradbatch.rules import CABS as CABS
+from gradbatch.rules import Clip as Clip
+from gradbatch.rules import Every as Every
+from gradbatch.rules import Fixed as Fixed
+from gradbatch.rules import RoundTo as RoundTo
+from gradbatch.rules import Schedule as Schedule
+from gradbatch.rules import Warmup as Warmup
+from gradbatch.schedules import BySamples as BySamples
+from gradbatch.stream import SampleStream as SampleStream
+
+__all__ = [
+    "CABS",
+    "BySamples",
+    "Clip",
+    "Controller",
+    "Decision",
+    "Every",
+    "Fixed",
+    "GradbatchError",
+    "LayerStatistics",
+    "Probe",
+    "Progress",
+    "Record",
+    "RoundTo",
+    "Rule",
+    "SampleStream",
+    "Schedule",
+    "Statistics",
+    "Warmup",
+]
+
+__version__ = "0.1.0.dev0"

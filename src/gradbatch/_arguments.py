@@ -1,0 +1,75 @@
+"""What the controller refuses, one sentence each."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from gradbatch._types import Rule
+from gradbatch.errors import InvalidInputError
+from gradbatch.optimizers import parameters_of
+from gradbatch.stream import SampleStream
+
+__all__ = ["check_budget", "check_loss", "check_parts", "check_single_rank", "check_size"]
+
+
+def check_parts(rule: object, model: nn.Module, optimizer: Optimizer, stream: object) -> None:
+    """Refuse parts that cannot train together."""
+    if not isinstance(rule, Rule):
+        raise InvalidInputError(f"`rule` must be a rule such as gradbatch.CABS(), got {rule!r}")
+    if not isinstance(stream, SampleStream):
+        raise InvalidInputError(
+            f"`stream` must be a SampleStream, got {type(stream).__name__}: wrap it, SampleStream(dataset)"
+        )
+    held = {p for group in parameters_of(optimizer) for p in group if p.requires_grad}
+    if not any(p in held for p in model.parameters()):
+        raise InvalidInputError(
+            "`model` has no trainable parameters that `optimizer` holds: set requires_grad=True on some and make "
+            "the optimizer with them"
+        )
+
+
+def check_size(name: str, value: object, dataset_size: int) -> None:
+    """Refuse a size that no batch of this data set can have."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= dataset_size:
+        raise InvalidInputError(
+            f"`{name}` must be a whole number of samples from 1 to the data set's {dataset_size}, got {value!r}"
+        )
+
+
+def check_single_rank() -> None:
+    """Refuse several ranks, which would each decide on their own."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        world_size = torch.distributed.get_world_size()
+        if world_size > 1:
+            raise InvalidInputError(
+                f"torch.distributed runs {world_size} ranks, and a controller drives a single one so far: train on one"
+            )
+
+
+def check_budget(**budgets: int | None) -> tuple[str, int]:
+    """The one budget given, and its unit."""
+    given = [(unit, budget) for unit, budget in budgets.items() if budget is not None]
+    if len(given) != 1 or given[0][1] < 1:
+        got = ", ".join(f"{unit}={budget}" for unit, budget in given) or "none"
+        raise InvalidInputError(
+            f"`run` needs one budget of at least 1, as `epochs=10`, `samples=300_000` or `steps=1000`; got {got}"
+        )
+    return given[0]
+
+
+def check_loss(loss: Any, reduction: str) -> None:
+    """Refuse what cannot go backward as the mean or the sum over a micro-batch."""
+    if reduction not in ("mean", "sum"):
+        raise InvalidInputError(f'`reduction` must be "mean" or "sum", got {reduction!r}')
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
+        raise InvalidInputError(
+            f"`loss` must be a scalar tensor, got {got}: take the mean over the samples given (or the sum, with "
+            'reduction="sum")'
+        )
+    if not loss.requires_grad:
+        raise InvalidInputError(
+            "`loss` has no graph behind it: compute it from the model's output, outside of `torch.no_grad()`"
+        )

@@ -1,0 +1,275 @@
+"""The values that flow: measured statistics in, a decision out, a record into the log.
+
+Everything here is frozen, holds plain numbers and knows nothing of models, data or devices, so that a rule can
+be tested on hand-made numbers, replayed on a log and run identically on every rank.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Generic, TypeVar
+
+from gradbatch.errors import InvalidInputError
+
+__all__ = ["QUANTITIES", "Decision", "LayerStatistics", "Progress", "Record", "Rule", "Statistics"]
+
+QUANTITIES = (
+    "grad_sqnorm",
+    "sample_sqnorm",
+    "grad_variance",
+    "noise_scale",
+    "projection_variance",
+    "diagonal_projection_variance",
+    "momentum_projection",
+)
+"""Names of the scalar quantities that a rule may ask for; ``"layers"`` and ``"groups"`` ask for them in parts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerStatistics:
+    r"""Gradient statistics of one layer, or of one parameter group.
+
+    The fields mean what they mean in `Statistics`, with every norm and product taken over the parameters of
+    this part only; squared norms and variances of the parts add up to those of the whole.
+
+    Attributes:
+        num_samples: Number of samples $B$ behind the statistics.
+        grad_sqnorm: $\|\bar g\|^2$.
+        sample_sqnorm: $\frac1B\sum_i\|g_i\|^2$.
+        grad_variance: Unbiased $\operatorname{tr}\Sigma$.
+        noise_scale: $\operatorname{tr}\Sigma/\|G\|^2$, in samples.
+        projection_variance: Unbiased variance of $g_i\cdot\bar g$.
+        diagonal_projection_variance: $\sum_d \bar g_d^2\operatorname{var}_d$.
+        momentum_projection: $\bar g\cdot(\rho\,b+\bar g)$ with momentum buffer $b$.
+    """
+
+    num_samples: int
+    grad_sqnorm: float | None = None
+    sample_sqnorm: float | None = None
+    grad_variance: float | None = None
+    noise_scale: float | None = None
+    projection_variance: float | None = None
+    diagonal_projection_variance: float | None = None
+    momentum_projection: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statistics:
+    r"""Gradient statistics of one batch, reduced over micro-batches and ranks.
+
+    $g_i$ is the gradient of sample $i$'s own loss (no $1/B$), $\bar g=\frac1B\sum_i g_i$ their mean over the
+    $B$ samples of the batch. A quantity that was not asked for, or that this batch cannot give (a variance of
+    one sample), is ``None``.
+
+    Attributes:
+        num_samples: Number of samples $B$ of this batch, all ranks.
+        loss: Mean loss of the batch.
+        grad_sqnorm: $\|\bar g\|^2$, in squared gradient units.
+        sample_sqnorm: $\frac1B\sum_i\|g_i\|^2$, in squared gradient units.
+        grad_variance: Unbiased trace of the covariance of the $g_i$, in squared gradient units.
+        noise_scale: $\operatorname{tr}\Sigma/\|G\|^2$ with the bias-corrected $\|G\|^2$, in samples; ``None``
+            where the corrected $\|G\|^2$ is not positive.
+        projection_variance: Unbiased variance of the projections $g_i\cdot\bar g$.
+        diagonal_projection_variance: $\sum_d \bar g_d^2 \operatorname{var}_d$ with unbiased variances.
+        momentum_projection: $\bar g\cdot(\rho\,b + \bar g)$ with the optimizer's momentum buffer $b$.
+        layers: The same per layer, by the layer's name, when ``"layers"`` was asked for.
+        groups: The same per parameter group of the optimizer, when ``"groups"`` was asked for.
+        extra: Quantities that a rule registered by name.
+    """
+
+    num_samples: int
+    loss: float
+    grad_sqnorm: float | None = None
+    sample_sqnorm: float | None = None
+    grad_variance: float | None = None
+    noise_scale: float | None = None
+    projection_variance: float | None = None
+    diagonal_projection_variance: float | None = None
+    momentum_projection: float | None = None
+    layers: Mapping[str, LayerStatistics] | None = None
+    groups: tuple[LayerStatistics, ...] | None = None
+    extra: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether the loss and every total that was measured are neither nan nor infinite."""
+        totals = (self.loss, self.grad_sqnorm, self.sample_sqnorm, self.grad_variance)
+        return all(value is None or math.isfinite(value) for value in totals)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Where training stands when a rule is asked, after the batch's backward and before its update.
+
+    Attributes:
+        step: Updates done before this one.
+        samples_seen: Samples drawn so far, this batch included.
+        epoch: ``samples_seen / dataset_size``, in epochs.
+        lr: The optimizer's learning rate, before any scale (of its first parameter group).
+        momentum: The optimizer's momentum (of its first parameter group); 0 where it has none.
+        batch_size: The size that was *requested* for this batch, in samples over all ranks.
+        dataset_size: Samples in an epoch.
+        world_size: Number of ranks.
+        seconds: Time spent training so far, measured.
+        group_lrs: Learning rates of all parameter groups where there are several, else empty.
+    """
+
+    step: int
+    samples_seen: int
+    epoch: float
+    lr: float
+    momentum: float
+    batch_size: int
+    dataset_size: int
+    world_size: int = 1
+    seconds: float = 0.0
+    group_lrs: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What a rule answers.
+
+    Attributes:
+        batch_size: Size of the next batch, in samples over all ranks. Where ``step`` is false: how many more
+            samples to draw into this one.
+        step: Update now, or draw more samples first.
+        lr_scale: Factor on the scheduled learning rate, for this update only.
+        weights: Coefficients per layer and selection stride, for rules that select gradients.
+        reason: Why, for the log, with the numbers behind it.
+    """
+
+    batch_size: int
+    step: bool = True
+    lr_scale: float = 1.0
+    weights: Mapping[str, tuple[float, ...]] | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One update, as one flat line of the run log.
+
+    Attributes:
+        step: Updates done before this one.
+        samples_seen: Samples drawn so far, this batch included.
+        epoch: ``samples_seen / dataset_size``, in epochs.
+        batch_size: Samples really used for this update.
+        requested: Samples that were asked for; more than ``batch_size`` at an epoch's end.
+        next_batch_size: Samples asked for next.
+        micro_batches: Forward and backward passes behind this update.
+        lr: The scheduled learning rate, before the scale.
+        lr_scale: The factor on it, for this update only.
+        loss: Mean loss of the batch.
+        seconds: Time spent training so far.
+        reason: Why the next batch has the size it has.
+        skipped: Whether the update was left out because the loss or the gradient was not finite.
+        grad_sqnorm: See `Statistics`; this and the following are ``None`` where no rule asked.
+        sample_sqnorm: See `Statistics`.
+        grad_variance: See `Statistics`.
+        noise_scale: See `Statistics`.
+        projection_variance: See `Statistics`.
+        diagonal_projection_variance: See `Statistics`.
+        momentum_projection: See `Statistics`.
+        shadows: Batch sizes that the shadow rules would have asked for next, by name.
+    """
+
+    step: int
+    samples_seen: int
+    epoch: float
+    batch_size: int
+    requested: int
+    next_batch_size: int
+    micro_batches: int
+    lr: float
+    lr_scale: float
+    loss: float
+    seconds: float
+    reason: str = ""
+    skipped: bool = False
+    grad_sqnorm: float | None = None
+    sample_sqnorm: float | None = None
+    grad_variance: float | None = None
+    noise_scale: float | None = None
+    projection_variance: float | None = None
+    diagonal_projection_variance: float | None = None
+    momentum_projection: float | None = None
+    shadows: Mapping[str, int] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as a flat, JSON-ready dictionary: what was not asked for is left out.
+
+        Numbers that JSON cannot hold (nan, infinities) become ``None``; ``reason`` says so. A shadow's answer
+        stands under ``"shadows.<name>"``.
+        """
+        flat: dict[str, Any] = {}
+        for name in _RECORD_FIELDS:
+            value = getattr(self, name)
+            if value is not None:
+                flat[name] = value if type(value) is not float or math.isfinite(value) else None
+        flat.update((f"shadows.{name}", size) for name, size in self.shadows.items())
+        return flat
+
+    @classmethod
+    def from_dict(cls, flat: Mapping[str, Any]) -> "Record":
+        """The record behind a line of the log: the inverse of `to_dict`, with nan for a loss of ``None``.
+
+        Raises:
+            InvalidInputError: If a field is missing or unknown.
+        """
+        values = {name: value for name, value in flat.items() if not name.startswith("shadows.")}
+        shadows = {name.removeprefix("shadows."): size for name, size in flat.items() if name not in values}
+        if values.get("loss", 0.0) is None:
+            values["loss"] = math.nan
+        try:
+            return cls(**values, shadows=shadows)
+        except TypeError as error:
+            raise InvalidInputError(f"this is not a line of a run log: {error}") from None
+
+
+_RECORD_FIELDS = tuple(item.name for item in fields(Record) if item.name != "shadows")
+
+State = TypeVar("State")
+
+
+class Rule(ABC, Generic[State]):
+    """What decides the next batch size: a frozen dataclass of hyper-parameters with three pure methods.
+
+    A rule never sees tensors, the model or the data. Its evolving state (running averages, counters) is a plain
+    JSON-ready value that it makes in `init`, receives in `update` and returns anew; the rule itself never
+    changes. To alter a rule, wrap it (`gradbatch.Clip`, `gradbatch.Every`, ...), do not subclass it.
+
+    Attributes:
+        in_step: Whether the rule may answer ``step=False`` and so decide within a step.
+    """
+
+    in_step: ClassVar[bool] = False
+
+    @abstractmethod
+    def requires(self, progress: Progress) -> frozenset[str]:
+        """Names of the quantities to measure on the coming batch; empty when nothing need be measured.
+
+        Args:
+            progress: Where training stands, before the batch is drawn (its samples are not counted yet).
+
+        Returns:
+            Names from `QUANTITIES`, and ``"layers"`` or ``"groups"``.
+        """
+
+    @abstractmethod
+    def init(self) -> State:
+        """The state before the first batch."""
+
+    @abstractmethod
+    def update(self, statistics: Statistics, progress: Progress, state: State) -> tuple[Decision, State]:
+        """Decide, given one batch's statistics.
+
+        Args:
+            statistics: What was measured on this batch.
+            progress: Where training stands, this batch included.
+            state: What the last call returned, or `init`. Must not be changed in place.
+
+        Returns:
+            The decision, and the state for the next call.
+        """

@@ -1,0 +1,59 @@
+"""Asking a rule, and not asking it where the statistics say too little."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from gradbatch._types import QUANTITIES, Decision, Progress, Rule, Statistics
+from gradbatch.errors import InvalidInputError
+
+__all__ = ["ask", "lacking", "named"]
+
+# A rule may be given a `noise_scale` of None: it says that the corrected squared norm was not positive.
+_NEEDED = tuple(name for name in QUANTITIES if name != "noise_scale")
+
+
+def ask(
+    rule: Rule[Any], statistics: Statistics, progress: Progress, state: Any, absent: frozenset[str]
+) -> tuple[Decision, Any]:
+    """The rule's decision and next state; or the requested size again, and the state as it was.
+
+    Args:
+        rule: The rule.
+        statistics: The batch's statistics.
+        progress: Where training stands.
+        state: The rule's state.
+        absent: Quantities that the rule required and this batch cannot give.
+
+    Returns:
+        Decision and state.
+
+    Raises:
+        InvalidInputError: If the rule answers with something that is no batch size.
+    """
+    if not statistics.is_finite:
+        return Decision(batch_size=progress.batch_size, reason="held: loss or gradient is not finite"), state
+    if absent:
+        reason = f"held: this batch cannot give {', '.join(sorted(absent))}"
+        return Decision(batch_size=progress.batch_size, reason=reason), state
+    decision, state = rule.update(statistics, progress, state)
+    if not isinstance(decision.batch_size, int) or decision.batch_size < 1:
+        raise InvalidInputError(
+            f"{type(rule).__name__} answered with batch_size={decision.batch_size!r}: a rule must answer with a "
+            "whole number of samples of at least 1"
+        )
+    return decision, state
+
+
+def lacking(statistics: Statistics, quantities: frozenset[str]) -> frozenset[str]:
+    """The quantities that were asked for and that this batch cannot give, as the variance of one sample."""
+    return frozenset(n for n in _NEEDED if n in quantities and getattr(statistics, n) is None)
+
+
+def named(rules: Sequence[Rule[Any]]) -> dict[str, Rule[Any]]:
+    """The rules by name; a second of a kind gets a number."""
+    names: dict[str, Rule[Any]] = {}
+    for rule in rules:
+        kind = type(rule).__name__
+        same = sum(type(other) is type(rule) for other in names.values())
+        names[kind if same == 0 else f"{kind}-{same + 1}"] = rule
+    return names

@@ -1,0 +1,68 @@
+"""Save and load without ever leaving half a file behind."""
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gradbatch.errors import InvalidInputError, MissingDataError, OutputError
+
+__all__ = ["load_checkpoint", "save_checkpoint"]
+
+
+def save_checkpoint(path: str | os.PathLike[str], state: dict[str, Any]) -> None:
+    """Write a checkpoint atomically: after a crash the file is either the old one or the new one, whole.
+
+    Args:
+        path: Where to write. The folder must exist.
+        state: Tensors, numbers, strings and containers of them: what ``torch.load(weights_only=True)`` reads.
+
+    Raises:
+        OutputError: If the file cannot be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OutputError(
+            f"the checkpoint {path} cannot be written ({error.strerror}): free space or name another folder"
+        ) from error
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read what `save_checkpoint` wrote, onto the CPU, without running any code that the file may hold.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The state that was saved.
+
+    Raises:
+        MissingDataError: If there is no such file.
+        InvalidInputError: If the file is no checkpoint or is damaged.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise MissingDataError(f"there is no checkpoint at {path}: name one that exists") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise InvalidInputError(f"{path} is not a readable checkpoint ({error}): use an older one") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

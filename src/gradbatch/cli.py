@@ -1,0 +1,162 @@
+"""The command line: `gradbatch train`, `gradbatch report`, `gradbatch list`.
+
+Flags are made from the fields of `TrainSettings`, so a setting is declared, explained and checked in one place.
+What the user can mend is one sentence on standard error and exit code 2; a defect of ours keeps its traceback.
+"""
+
+import argparse
+import sys
+import types
+from collections.abc import Sequence
+from dataclasses import Field, fields
+from pathlib import Path
+from typing import Any, NoReturn, get_args, get_type_hints
+
+from gradbatch.errors import GradbatchError, InvalidInputError
+
+__all__ = ["main"]
+
+_EXTRAS = {"matplotlib": "matplotlib", "rich": "rich", "sklearn": "scikit-learn"}
+"""Modules of the ``cli`` extra and what their packages are called."""
+
+_INTERRUPTED = 130
+"""The exit code of a program that Ctrl-C ended, by the shell's convention."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: Without the program's name; those of the process by default.
+
+    Returns:
+        The exit code: 0, 2 for what the user can mend, 130 after Ctrl-C.
+    """
+    try:
+        values = vars(_parser().parse_args(arguments))
+        return values.pop("command")(values)
+    except GradbatchError as error:
+        return _complain(str(error))
+    except ModuleNotFoundError as error:
+        if error.name not in _EXTRAS:
+            raise
+        package = _EXTRAS[error.name]
+        return _complain(f"this command needs {package}, which is missing: pip install 'gradbatch[cli]'")
+
+
+def _train(values: dict[str, Any]) -> int:
+    """Train, then say where the run is and how good it got."""
+    from gradbatch.experiments.loop import train
+    from gradbatch.experiments.run import settings_of
+    from gradbatch.experiments.settings import TrainSettings
+    from gradbatch.experiments.summary import summarize
+
+    is_resumed = values.get("resume") and "out" in values
+    settings = settings_of(values["out"], values) if is_resumed else TrainSettings(**values)
+    settings = settings.resolved()
+    try:
+        folder = train(settings)
+    except KeyboardInterrupt:
+        _complain(f"stopped; go on with: gradbatch train --resume --out {settings.folder}")
+        return _INTERRUPTED
+    print(f"{folder}: {summarize(folder)}")
+    return 0
+
+
+def _report(values: dict[str, Any]) -> int:
+    """Write the page."""
+    from gradbatch.experiments.report import write_report
+
+    write_report(values["runs"], values["output"])
+    print(f"wrote {values['output']}")
+    return 0
+
+
+def _list(values: dict[str, Any]) -> int:
+    """Print the tasks, and the rules with their defaults."""
+    from gradbatch.experiments.rule_settings import rule_parameters
+    from gradbatch.experiments.tasks import TASKS
+    from gradbatch.rules import RULES
+
+    print("tasks")
+    for task in TASKS.values():
+        print(f"  {task.name:15}{task.summary}")
+        defaults = f"lr {task.lr:g}, momentum {task.momentum:g}, {task.epochs} epochs"
+        print(f"  {'':15}models {', '.join(task.models)}; by default {task.models[0]}, {defaults}")
+    print("\nrules, with what --set can change and its default")
+    for name, rule in RULES.items():
+        summary = (rule.__doc__ or "").partition("\n")[0]
+        print(f"  {name:15}{summary}")
+        for key, default in rule_parameters(rule).items():
+            print(f"  {'':15}{key}={default}")
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argparse parser whose complaints are one sentence, like all others here."""
+
+    def error(self, message: str) -> NoReturn:
+        """Hand the complaint to `main`."""
+        raise InvalidInputError(f"{message}; see {self.prog} --help")
+
+
+def _parser() -> argparse.ArgumentParser:
+    """All commands and their flags."""
+    parser = _Parser(
+        prog="gradbatch", description="Train with batch sizes chosen from the gradients themselves."
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    train = commands.add_parser("train", help="train a model on a task", description=_TRAIN)
+    train.set_defaults(command=_train)
+    _add_settings(train)
+    report = commands.add_parser("report", help="draw runs into one page", description=_REPORT)
+    report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run")
+    report.add_argument(
+        "-o", "--output", type=Path, default=Path("report.html"), metavar="FILE", help=_OUTPUT
+    )
+    report.set_defaults(command=_report)
+    lister = commands.add_parser("list", help="show the tasks and the rules", description=_LIST)
+    lister.set_defaults(command=_list)
+    return parser
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    """A flag for each setting. Flags that are not given leave no trace, so that a resumed run keeps its own."""
+    from gradbatch.experiments.settings import TrainSettings
+
+    hints = get_type_hints(TrainSettings)
+    budget = parser.add_mutually_exclusive_group()
+    for item in fields(TrainSettings):
+        group = budget if item.name in ("epochs", "samples", "steps") else parser
+        flag = item.name if item.name == "task" else f"--{item.name.replace('_', '-')}"
+        group.add_argument(flag, default=argparse.SUPPRESS, **_argument(item, hints[item.name]))
+
+
+def _argument(item: Field[Any], annotation: Any) -> dict[str, Any]:
+    """What argparse needs to know of a setting."""
+    text = item.metadata["help"].replace("%", "%%")
+    if annotation is bool:
+        return {"action": "store_true", "help": text}
+    described = {"metavar": item.metadata["metavar"], "help": text}
+    if item.name == "task":
+        return {**described, "nargs": "?"}
+    if item.name == "set":
+        return {**described, "nargs": "+", "action": "extend"}
+    options = get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    kind = options[0] if options[0] in (int, float, Path) else str
+    return {**described, "type": kind}
+
+
+def _complain(sentence: str) -> int:
+    """One line on standard error."""
+    print(f"gradbatch: {' '.join(sentence.split())}", file=sys.stderr)
+    return 2
+
+
+_TRAIN = "Train a model on a task. Every update is logged, every epoch evaluated and kept as a checkpoint."
+_REPORT = "Draw one or several runs into one page that needs no other file."
+_OUTPUT = "the page to write (default: report.html)"
+_LIST = "Show the tasks, and the rules with the hyper-parameters that --set changes."
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,491 @@
+"""The controller: measure, decide, apply. The only stateful shell; rules are pure and statistics are values."""
+
+import logging
+import math
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from gradbatch._arguments import check_budget, check_loss, check_parts, check_single_rank, check_size
+from gradbatch._types import QUANTITIES, Decision, Progress, Record, Rule, Statistics
+from gradbatch.asking import ask, lacking, named
+from gradbatch.errors import InvalidInputError, MeasurementError, NonFiniteError
+from gradbatch.optimizers import borrowed_lr, learning_rates, momentum_of, parameters_of
+from gradbatch.probe import Estimator, Measurement, Probe
+from gradbatch.sinks import Sink
+from gradbatch.stream import SampleStream
+
+__all__ = ["MAX_SKIPPED_IN_A_ROW", "Controller"]
+
+MAX_SKIPPED_IN_A_ROW = 10
+"""Updates skipped for a loss or gradient that is not finite, one after another, before training is stopped."""
+
+_logger = logging.getLogger("gradbatch")
+
+
+@dataclass(slots=True)
+class _Batch:
+    """The batch under way.
+
+    Attributes:
+        before: Where training stood when it began.
+        quantities: What is measured on it.
+        size: Samples that it will hold; fewer than requested at an epoch's or a budget's end.
+        most: Samples that it may grow to when an in-step rule draws more.
+        started: When it began, on the performance counter.
+        drawn: Samples whose gradients are in ``.grad``, each with weight 1/``size``.
+        micro_batches: Passes so far.
+        loss: Sum of the samples' losses so far, each with weight 1/``size``.
+    """
+
+    before: Progress
+    quantities: frozenset[str]
+    size: int
+    most: int
+    started: float
+    drawn: int = 0
+    micro_batches: int = 0
+    loss: Tensor | float = 0.0
+
+
+class Controller:
+    """Train in the user's own loop with batch sizes that a rule chooses from the gradients.
+
+    Forward, backward, step: gradient accumulation beyond memory, statistics, decisions, the learning-rate scale
+    and the log live behind `backward` and `step`, so that the loop is the same for every rule. The controller
+    zeroes the gradients when a batch begins; they can be looked at after `step`.
+
+    Args:
+        rule: What decides the batch size.
+        model: The model. Batches are moved to the device of its parameters.
+        optimizer: Its optimizer. The parameters it holds are the ones observed, in its groups.
+        stream: Where the samples come from.
+        batch_size: Size of the first batch, in samples.
+        micro_batch_size: Most samples in one forward pass; by default the whole batch. A batch in one piece is
+            the plain loop's own arithmetic.
+        estimator: How statistics are measured, see `Probe`: ``"auto"``, ``"layers"`` or ``"chunks"``. ``chunks``
+            cuts a batch into at least four pieces where training would use fewer.
+        clip_grad_norm: Clip the gradient's norm to this, after the statistics and before the update.
+        scaler: A ``torch.amp.GradScaler``; statistics are those of the unscaled gradients.
+        sinks: Where the records go.
+        shadows: Rules that are only asked, never obeyed; their answers are in the records.
+
+    Raises:
+        InvalidInputError: If an argument cannot be used; the message names it.
+
+    Example:
+        >>> import gradbatch as gb
+        >>> data = (torch.randn(60, 3), torch.randn(60, 1))
+        >>> model = nn.Linear(3, 1)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> controller = gb.Controller(gb.Fixed(), model, optimizer, gb.SampleStream(data), batch_size=20)
+        >>> for inputs, targets in controller.run(epochs=2):
+        ...     loss = nn.functional.mse_loss(model(inputs), targets)
+        ...     controller.backward(loss)
+        ...     record = controller.step()
+        >>> record.step, record.samples_seen, record.next_batch_size
+        (5, 120, 20)
+    """
+
+    def __init__(
+        self,
+        rule: Rule[Any],
+        model: nn.Module,
+        optimizer: Optimizer,
+        stream: SampleStream,
+        *,
+        batch_size: int,
+        micro_batch_size: int | None = None,
+        estimator: Estimator = "auto",
+        clip_grad_norm: float | None = None,
+        scaler: torch.amp.GradScaler | None = None,
+        sinks: Sequence[Sink] = (),
+        shadows: Sequence[Rule[Any]] = (),
+    ) -> None:
+        check_parts(rule, model, optimizer, stream)
+        check_single_rank()
+        check_size("batch_size", batch_size, stream.dataset_size)
+        if micro_batch_size is not None:
+            check_size("micro_batch_size", micro_batch_size, stream.dataset_size)
+        if clip_grad_norm is not None and not clip_grad_norm > 0:
+            raise InvalidInputError(f"`clip_grad_norm` must be positive, got {clip_grad_norm}")
+        if scaler is not None and rule.in_step:
+            raise InvalidInputError(
+                f"`scaler` cannot go with {type(rule).__name__}, which draws more samples after gradients were "
+                "unscaled: train in bfloat16, which needs no scaler"
+            )
+        self._rule = rule
+        self._model = model
+        self._optimizer = optimizer
+        self._stream = stream
+        self._micro_batch_size = micro_batch_size
+        self._estimator: Estimator = estimator
+        self._clip_grad_norm = clip_grad_norm
+        self._scaler = scaler
+        self._sinks = tuple(sinks)
+        self._shadows = named(shadows)
+        self._device = next(p.device for p in model.parameters() if p.requires_grad)
+
+        self._next_size = batch_size
+        self._step = 0
+        self._samples_seen = 0
+        self._seconds = 0.0
+        self._skipped_in_a_row = 0
+        self._record: Record | None = None
+        self._state = rule.init()
+        self._shadow_states = {name: shadow.init() for name, shadow in self._shadows.items()}
+
+        self._probe: Probe | None = None
+        self._measurement: Measurement | None = None
+        self._batch: _Batch | None = None
+        self._handed_out = 0  # samples of the micro-batch whose backward has not been called yet
+        self._wanted(self._progress(0, batch_size))  # refuses now what the estimator cannot measure
+
+    @property
+    def batch_size(self) -> int:
+        """Size of the next batch, in samples."""
+        return self._next_size
+
+    @property
+    def record(self) -> Record | None:
+        """The record of the last update; ``None`` before the first."""
+        return self._record
+
+    @property
+    def estimator(self) -> str:
+        """How statistics are measured: ``"layers"`` or ``"chunks"``, and ``"none"`` while no rule has asked."""
+        return "none" if self._probe is None else self._probe.estimator
+
+    def run(
+        self, *, epochs: int | None = None, samples: int | None = None, steps: int | None = None
+    ) -> Iterator[Any]:
+        """Hand out micro-batches until a budget is spent, counted from where training stands.
+
+        A batch never crosses an epoch's end. Samples that were handed out but not updated with, because the
+        loop was left or failed, are handed out again by the next run.
+
+        Args:
+            epochs: End with the end of the ``epochs``-th epoch from here, the one under way counted.
+            samples: End after this many samples; the last batch is cut to fit.
+            steps: End after this many updates.
+
+        Yields:
+            Micro-batches of the stream, on the model's device; one or several make a step.
+
+        Raises:
+            InvalidInputError: Unless exactly one budget is given, and it is at least 1.
+            MeasurementError: If the loop did not call `backward` and `step` on what it was given.
+        """
+        unit, budget = check_budget(epochs=epochs, samples=samples, steps=steps)
+        self._abandon()
+        self._stream.rewind()
+        goal = self._position(unit) + budget
+        while self._position(unit) < goal:
+            yield from self._hand_out(most=goal - self._samples_seen if unit == "samples" else sys.maxsize)
+
+    def backward(self, loss: Tensor, *, reduction: Literal["mean", "sum"] = "mean") -> None:
+        """Send the micro-batch's loss backward: gradients into ``.grad``, statistics into the probe.
+
+        The loss is weighted so that the micro-batches of a batch add up to the mean over its samples.
+
+        Args:
+            loss: The loss of the micro-batch, a scalar.
+            reduction: Whether ``loss`` is the mean or the sum over the micro-batch's samples.
+
+        Raises:
+            InvalidInputError: If ``loss`` is not a scalar with a graph behind it, or ``reduction`` is unknown.
+            MeasurementError: If no micro-batch is waiting for its backward.
+        """
+        batch, count = self._batch, self._handed_out
+        if batch is None or count == 0:
+            raise MeasurementError(
+                "`backward` needs a micro-batch that `controller.run(...)` handed out, and takes each once: call "
+                "it inside the loop, on the sum of the losses"
+            )
+        check_loss(loss, reduction)
+        weight = (count if reduction == "mean" else 1) / batch.size
+        weighted = loss if weight == 1 else loss * weight
+        (weighted if self._scaler is None else self._scaler.scale(weighted)).backward()
+        self._stop_listening()
+        batch.loss = batch.loss + weighted.detach()
+        batch.drawn += count
+        batch.micro_batches += 1
+        self._handed_out = 0
+
+    def step(self) -> Record | None:
+        """Decide and update, once the batch is complete.
+
+        Returns:
+            The record of the update, or ``None`` while the batch is not complete.
+
+        Raises:
+            MeasurementError: If `backward` was not called first.
+            NonFiniteError: If updates were skipped `MAX_SKIPPED_IN_A_ROW` times in a row, because losses or
+                gradients were not finite.
+        """
+        batch = self._batch
+        if batch is None or self._handed_out:
+            raise MeasurementError("`step` comes after `backward`: call `controller.backward(loss)` first")
+        if batch.drawn < batch.size:
+            return None
+        if self._scaler is not None:
+            self._scaler.unscale_(self._optimizer)
+        statistics = self._read(batch)
+        progress = self._progress(batch.drawn, batch.before.batch_size)
+        decision, self._state = self._ask(self._rule, batch, statistics, progress, self._state)
+        if not decision.step and self._grow(batch, decision.batch_size):
+            return None
+        self._batch = None
+        return self._finish(batch, statistics, progress, decision)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that decides how training goes on, but for the model's and the optimizer's own state.
+
+        What was handed out and not updated with is not in it: a resumed run begins that batch anew.
+
+        Returns:
+            Plain numbers, strings and containers, for JSON or a checkpoint.
+        """
+        return {
+            **self._fingerprint(),
+            "rule_state": self._state,
+            "shadow_states": dict(self._shadow_states),
+            "batch_size": self._next_size,
+            "step": self._step,
+            "samples_seen": self._samples_seen,
+            "seconds": self._seconds,
+            "skipped_in_a_row": self._skipped_in_a_row,
+            "stream": self._stream.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where the controller that gave ``state`` stood.
+
+        Args:
+            state: What `state_dict` returned, under the same kind of rule, the same shadows and stream.
+
+        Raises:
+            InvalidInputError: If the state is of another version, rule or stream.
+        """
+        for name, ours in self._fingerprint().items():
+            if state.get(name) != ours:
+                raise InvalidInputError(
+                    f"`state` has {name}={state.get(name)!r} and this controller has {name}={ours!r}: load it "
+                    "into a controller that is made as the saved one was"
+                )
+        self._stream.load_state_dict(state["stream"])
+        self._abandon()
+        self._record = None
+        self._state = state["rule_state"]
+        self._shadow_states = dict(state["shadow_states"])
+        self._next_size = state["batch_size"]
+        self._step = state["step"]
+        self._samples_seen = state["samples_seen"]
+        self._seconds = state["seconds"]
+        self._skipped_in_a_row = state["skipped_in_a_row"]
+
+    def close(self) -> None:
+        """Take hooks off a loop that was left half-way, shut the stream's workers down, close the sinks."""
+        self._abandon()
+        self._stream.close()
+        for sink in self._sinks:
+            sink.close()
+
+    def _fingerprint(self) -> dict[str, Any]:
+        """What must be equal for a state to mean the same."""
+        return {"version": 1, "rule": type(self._rule).__name__, "shadows": list(self._shadows)}
+
+    def _position(self, unit: str) -> int:
+        """Where training stands, in the unit of a budget."""
+        return {"epochs": self._stream.epoch, "samples": self._samples_seen, "steps": self._step}[unit]
+
+    def _progress(self, drawn: int, requested: int) -> Progress:
+        """Where training stands with ``drawn`` samples of the batch under way counted."""
+        rates = learning_rates(self._optimizer)
+        seen = self._samples_seen + drawn
+        return Progress(
+            step=self._step,
+            samples_seen=seen,
+            epoch=seen / self._stream.dataset_size,
+            lr=rates[0],
+            momentum=momentum_of(self._optimizer),
+            batch_size=requested,
+            dataset_size=self._stream.dataset_size,
+            seconds=self._seconds,
+            group_lrs=rates if len(rates) > 1 else (),
+        )
+
+    def _wanted(self, progress: Progress) -> frozenset[str]:
+        """What the rule and its shadows want measured; the probe is made when it is first needed."""
+        quantities = self._rule.requires(progress)
+        for shadow in self._shadows.values():
+            quantities |= shadow.requires(progress)
+        if quantities and self._probe is None:
+            groups = parameters_of(self._optimizer)
+            self._probe = Probe(self._model, quantities, estimator=self._estimator, groups=groups)
+        return quantities
+
+    def _hand_out(self, most: int) -> Iterator[Any]:
+        """The micro-batches of one batch of at most ``most`` samples."""
+        started = time.perf_counter()
+        before = self._progress(0, self._next_size)
+        size = self._stream.available(min(self._next_size, most))
+        batch = self._batch = _Batch(before, self._wanted(before), size, most, started)
+        self._optimizer.zero_grad()
+        if batch.quantities and self._probe is not None:
+            self._probe.ask(batch.quantities)
+            self._probe.reset()
+        piece = self._piece_size(batch)
+        while batch.drawn < batch.size:
+            self._handed_out = min(piece, batch.size - batch.drawn)
+            micro_batch = self._stream.take(self._handed_out, self._device)
+            try:
+                self._listen(batch)
+                yield micro_batch
+            finally:
+                self._stop_listening(failed=True)
+            if self._handed_out:
+                raise MeasurementError(
+                    "the loop asked for the next micro-batch before `backward`: call "
+                    "`controller.backward(loss)`, then `controller.step()`, on each"
+                )
+        if self._batch is batch:
+            raise MeasurementError(
+                "the loop asked for the next batch before `step`: call `controller.step()` after each "
+                "`controller.backward(loss)`"
+            )
+
+    def _piece_size(self, batch: _Batch) -> int:
+        """Samples in one pass: what fits, and few enough for the estimator to have its pieces."""
+        pieces = self._probe.min_pieces if batch.quantities and self._probe is not None else 1
+        piece = math.ceil(batch.size / pieces)
+        return piece if self._micro_batch_size is None else min(piece, self._micro_batch_size)
+
+    def _listen(self, batch: _Batch) -> None:
+        """Begin to measure the micro-batch handed out, if anything is wanted."""
+        if batch.quantities and self._probe is not None:
+            count = self._handed_out
+            loss_scale = count / batch.size * (1.0 if self._scaler is None else self._scaler.get_scale())
+            measurement = self._probe.measure(num_samples=count, loss_scale=loss_scale, keep_gradient=False)
+            self._measurement = measurement.__enter__()
+
+    def _stop_listening(self, *, failed: bool = False) -> None:
+        """End the measurement under way, if there is one."""
+        measurement, self._measurement = self._measurement, None
+        if measurement is not None:
+            measurement.close(failed=failed)
+
+    def _abandon(self) -> None:
+        """Forget a batch that was left half-way."""
+        self._stop_listening(failed=True)
+        self._batch, self._handed_out = None, 0
+
+    def _read(self, batch: _Batch) -> Statistics:
+        """The statistics of the batch so far; with the loss, one copy from device to host."""
+        if batch.quantities and self._probe is not None:
+            gradient = [parameter.grad for parameter in self._probe.parameters]
+            return self._probe.read(loss=batch.loss, gradient=gradient, reset=False)
+        return Statistics(num_samples=batch.drawn, loss=float(batch.loss))
+
+    def _ask(
+        self, rule: Rule[Any], batch: _Batch, statistics: Statistics, progress: Progress, state: Any
+    ) -> tuple[Decision, Any]:
+        """The rule's decision and next state, in view of what it required of this batch."""
+        absent = lacking(statistics, batch.quantities)
+        return ask(rule, statistics, progress, state, absent & rule.requires(batch.before) if absent else absent)
+
+    def _grow(self, batch: _Batch, more: int) -> bool:
+        """Make room for ``more`` samples in the batch; false where the epoch or the budget has none left."""
+        room = batch.most - batch.drawn
+        more = self._stream.available(min(more, room)) if room > 0 else 0
+        if more == 0:
+            return False
+        # The only place where gradients are renormalised: the mean is over more samples than was planned.
+        shrink = batch.drawn / (batch.drawn + more)
+        grads = [p.grad for group in parameters_of(self._optimizer) for p in group if p.grad is not None]
+        torch._foreach_mul_(grads, shrink)
+        batch.loss = batch.loss * shrink
+        batch.size = batch.drawn + more
+        return True
+
+    def _finish(
+        self, batch: _Batch, statistics: Statistics, progress: Progress, decision: Decision
+    ) -> Record:
+        """Update, count, and put it on record."""
+        is_updated = statistics.is_finite and self._update(decision.lr_scale)
+        self._stream.commit(batch.drawn)
+        self._seconds += time.perf_counter() - batch.started
+        self._record = record = Record(
+            step=self._step,
+            samples_seen=progress.samples_seen,
+            epoch=progress.epoch,
+            batch_size=batch.drawn,
+            requested=progress.batch_size,
+            next_batch_size=decision.batch_size,
+            micro_batches=batch.micro_batches,
+            lr=progress.lr,
+            lr_scale=decision.lr_scale,
+            loss=statistics.loss,
+            seconds=self._seconds,
+            reason=decision.reason,
+            skipped=not is_updated,
+            shadows=self._ask_shadows(batch, statistics, progress) if self._shadows else {},
+            **{name: getattr(statistics, name) for name in QUANTITIES},
+        )
+        self._next_size = decision.batch_size  # the one feedback edge
+        self._step += 1
+        self._samples_seen = progress.samples_seen
+        for sink in self._sinks:
+            sink.log(record)
+        self._skipped_in_a_row = 0 if is_updated else self._skipped_in_a_row + 1
+        if not is_updated:
+            self._complain(record)
+        return record
+
+    def _update(self, lr_scale: float) -> bool:
+        """The optimizer's step on the gradients as they are; false where they are not finite."""
+        if self._clip_grad_norm is not None:
+            parameters = [p for group in parameters_of(self._optimizer) for p in group]
+            if not math.isfinite(nn.utils.clip_grad_norm_(parameters, self._clip_grad_norm)):
+                return False
+        if self._scaler is None and lr_scale == 1:
+            self._optimizer.step()
+            return True
+        with borrowed_lr(self._optimizer, lr_scale):
+            return self._scaled_step()
+
+    def _scaled_step(self) -> bool:
+        """The optimizer's step through the scaler, which skips it where a gradient is not finite."""
+        if self._scaler is None:
+            self._optimizer.step()
+            return True
+        before = self._scaler.get_scale()
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        return self._scaler.get_scale() >= before  # it shrinks where it skipped
+
+    def _ask_shadows(self, batch: _Batch, statistics: Statistics, progress: Progress) -> dict[str, int]:
+        """The sizes that the shadows would have chosen."""
+        answers = {}
+        for name, shadow in self._shadows.items():
+            state = self._shadow_states[name]
+            decision, self._shadow_states[name] = self._ask(shadow, batch, statistics, progress, state)
+            answers[name] = decision.batch_size
+        return answers
+
+    def _complain(self, record: Record) -> None:
+        """Say that an update was skipped, and stop when skipping is all that happens."""
+        what = "the gradient was not finite" if math.isfinite(record.loss) else f"the loss was {record.loss}"
+        if self._skipped_in_a_row == 1:
+            _logger.warning("update %d was skipped, since %s; the weights are unchanged", record.step, what)
+        if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            raise NonFiniteError(
+                f"{what} and the update skipped {self._skipped_in_a_row} times in a row: lower the learning rate, "
+                "clip the gradient (`clip_grad_norm`) or look for bad samples; the weights are those before"
+            )

@@ -1,0 +1,226 @@
+"""The settings of a run, shared by the command line, the loop and the run folder."""
+
+import math
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from gradbatch.errors import InvalidInputError
+from gradbatch.experiments.choices import choose
+from gradbatch.experiments.rule_settings import build_rule
+from gradbatch.experiments.tasks import TASKS
+
+__all__ = ["TrainSettings"]
+
+_ADAM_LR = 1e-3
+_task_lrs = ", ".join(f"{name} {task.lr:g}" for name, task in TASKS.items())
+_task_momenta = ", ".join(f"{name} {task.momentum:g}" for name, task in TASKS.items())
+_task_epochs = ", ".join(f"{name} {task.epochs}" for name, task in TASKS.items())
+_task_models = ", ".join(f"{name} {' or '.join(task.models)}" for name, task in TASKS.items())
+
+
+def _flag(metavar: str, text: str) -> dict[str, str]:
+    """What the command line says about a field; a switch has no metavar."""
+    return {"metavar": metavar, "help": text}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """All that decides a run. Each field is a flag of `gradbatch train` and says there what it means.
+
+    ``None`` stands for a default that depends on other settings; `resolved` fills these in.
+
+    Raises:
+        InvalidInputError: If a setting cannot be used; the message names it.
+    """
+
+    task: str = field(
+        default="digits", metadata=_flag("TASK", f"what to train on: {', '.join(TASKS)} (default: digits)")
+    )
+    model: str | None = field(
+        default=None, metadata=_flag("NAME", f"the model, the task's first by default: {_task_models}")
+    )
+    rule: str = field(
+        default="fixed",
+        metadata=_flag("NAME", "what chooses the batch size, see `gradbatch list` (default: fixed)"),
+    )
+    set: tuple[str, ...] = field(
+        default=(), metadata=_flag("KEY=VALUE", "hyper-parameters of the rule, see `gradbatch list`")
+    )
+    estimator: Literal["auto", "layers", "chunks"] = field(
+        default="auto",
+        metadata=_flag(
+            "NAME", "how gradient statistics are measured: auto, layers or chunks (default: auto)"
+        ),
+    )
+    epochs: int | None = field(
+        default=None, metadata=_flag("N", f"budget in epochs (default: {_task_epochs})")
+    )
+    samples: int | None = field(default=None, metadata=_flag("N", "budget in samples"))
+    steps: int | None = field(default=None, metadata=_flag("N", "budget in updates"))
+    batch_size: int = field(
+        default=32, metadata=_flag("B", "size of the first batch, in samples (default: 32)")
+    )
+    micro_batch_size: int | None = field(
+        default=None,
+        metadata=_flag("M", "most samples in one forward pass (default: no limit but the batch)"),
+    )
+    lr: float | None = field(
+        default=None,
+        metadata=_flag(
+            "LR", f"learning rate (default: {_ADAM_LR:g} for adam and adamw; for sgd {_task_lrs})"
+        ),
+    )
+    optimizer: Literal["sgd", "adam", "adamw"] = field(
+        default="sgd", metadata=_flag("NAME", "sgd, adam or adamw (default: sgd)")
+    )
+    momentum: float | None = field(
+        default=None, metadata=_flag("M", f"momentum of sgd (default: {_task_momenta})")
+    )
+    nesterov: bool = field(default=False, metadata=_flag("", "Nesterov's form of momentum"))
+    weight_decay: float = field(default=0.0, metadata=_flag("W", "weight decay (default: 0)"))
+    lr_schedule: Literal["none", "cosine", "plateau", "step"] = field(
+        default="none",
+        metadata=_flag(
+            "NAME",
+            "counted in samples: cosine to 0 over the budget; step, x0.1 at 50 % and 75 % of it; plateau, "
+            "x0.5 after 25 epochs without a better training loss; or none (default: none)",
+        ),
+    )
+    clip_grad_norm: float | None = field(
+        default=None, metadata=_flag("NORM", "largest norm of the gradient (default: no limit)")
+    )
+    validation: float = field(
+        default=0.0, metadata=_flag("FRACTION", "part of the training set to hold out (default: 0)")
+    )
+    device: str = field(
+        default="auto",
+        metadata=_flag("D", "cpu, cuda, cuda:1, mps, ... (default: auto, cuda where there is one)"),
+    )
+    num_workers: int = field(default=0, metadata=_flag("N", "processes that load data (default: 0)"))
+    seed: int = field(
+        default=0,
+        metadata=_flag("S", "of the weights, the order of the samples and the held-out part (default: 0)"),
+    )
+    data_dir: Path | None = field(
+        default=None, metadata=_flag("DIR", "folder of the data sets (default: $GRADBATCH_DATA)")
+    )
+    out: Path | None = field(
+        default=None, metadata=_flag("DIR", "folder of this run (default: a fresh runs/TASK-RULE-N)")
+    )
+    resume: bool = field(
+        default=False,
+        metadata=_flag("", "go on with the run in --out, with its settings, from its last checkpoint"),
+    )
+
+    def __post_init__(self) -> None:
+        task = choose("task", self.task, TASKS)
+        if self.model is not None:
+            choose(f'model for the task "{self.task}"', self.model, dict.fromkeys(task.models))
+        build_rule(self.rule, self.set)
+        self._check_counts()
+        self._check_choices()
+        self._check_optimizer()
+
+    def resolved(self) -> "TrainSettings":
+        """The same settings, with the defaults filled in that depend on task, machine and folders.
+
+        Returns:
+            Settings without ``None`` where a value is needed to train.
+        """
+        task = TASKS[self.task]
+        is_sgd = self.optimizer == "sgd"
+        has_budget = self.epochs is not None or self.samples is not None or self.steps is not None
+        lr = task.lr if is_sgd else _ADAM_LR
+        momentum = task.momentum if is_sgd else 0.0
+        return replace(
+            self,
+            model=self.model or task.models[0],
+            epochs=self.epochs if has_budget else task.epochs,
+            lr=lr if self.lr is None else self.lr,
+            momentum=momentum if self.momentum is None else self.momentum,
+            device=_default_device() if self.device == "auto" else self.device,
+            out=self.out or _fresh_folder(f"{self.task}-{self.rule}"),
+        )
+
+    @property
+    def folder(self) -> Path:
+        """Where the run lies; known once resolved."""
+        assert self.out is not None
+        return self.out
+
+    @property
+    def title(self) -> str:
+        """A short name for progress and reports."""
+        return f"{self.task} {self.rule}"
+
+    def _check_counts(self) -> None:
+        minima = {"batch_size": 1, "num_workers": 0, "seed": 0}
+        minima |= dict.fromkeys(("epochs", "samples", "steps", "micro_batch_size"), 1)
+        for name, minimum in minima.items():
+            value = getattr(self, name)
+            if value is not None and value < minimum:
+                raise InvalidInputError(f"`{name}` must be at least {minimum}, got {value}")
+        budgets = [name for name in ("epochs", "samples", "steps") if getattr(self, name) is not None]
+        if len(budgets) > 1:
+            raise InvalidInputError(
+                f"a run has one budget, got {' and '.join(budgets)}: leave all but one out"
+            )
+        if self.steps is not None and self.lr_schedule in ("cosine", "step"):
+            raise InvalidInputError(
+                f"the {self.lr_schedule} schedule is laid over samples, and how many {self.steps} steps take "
+                "is not known in advance: give the budget in epochs or samples"
+            )
+
+    def _check_choices(self) -> None:
+        choose("estimator", self.estimator, dict.fromkeys(("auto", "layers", "chunks")))
+        choose("optimizer", self.optimizer, dict.fromkeys(("sgd", "adam", "adamw")))
+        choose(
+            "learning-rate schedule", self.lr_schedule, dict.fromkeys(("none", "cosine", "plateau", "step"))
+        )
+        if not 0 <= self.validation < 1:
+            raise InvalidInputError(f"`validation` must be at least 0 and below 1, got {self.validation}")
+        if self.device != "auto":
+            _check_device(self.device)
+        if self.resume and self.out is None:
+            raise InvalidInputError("--resume needs the folder of the run to go on with: name it with --out")
+
+    def _check_optimizer(self) -> None:
+        for name in ("lr", "momentum", "weight_decay", "clip_grad_norm"):
+            value = getattr(self, name)
+            if value is not None and not (value >= 0 and math.isfinite(value)):
+                raise InvalidInputError(f"`{name}` must be a number of at least 0, got {value}")
+        if self.clip_grad_norm == 0:
+            raise InvalidInputError("`clip_grad_norm` must be positive, got 0: leave it out for no limit")
+        if self.optimizer != "sgd" and (self.momentum or self.nesterov):
+            raise InvalidInputError(
+                f"`momentum` and `nesterov` belong to sgd, got {self.optimizer}: leave them out, or use sgd"
+            )
+        momentum = TASKS[self.task].momentum if self.momentum is None else self.momentum
+        if self.nesterov and not momentum:
+            raise InvalidInputError("`nesterov` needs a momentum above 0: give one, such as 0.9")
+
+
+def _check_device(name: str) -> None:
+    """Refuse a device that torch does not know or this machine does not have."""
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise InvalidInputError(
+            f'the device "{name}" cannot be used ({reason}): name another, such as cpu'
+        ) from None
+
+
+def _default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _fresh_folder(name: str) -> Path:
+    """The first ``runs/<name>-<n>`` that is not there yet."""
+    number = 1
+    while (folder := Path("runs") / f"{name}-{number}").exists():
+        number += 1
+    return folder

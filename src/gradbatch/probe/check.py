@@ -1,0 +1,46 @@
+"""The engine's check of itself: what the formulas add up to against autograd's own gradient."""
+
+import torch
+from torch import Tensor
+
+from gradbatch.probe.coverage import ParameterTable
+from gradbatch.probe.hooks import Heard
+
+__all__ = ["disagreement"]
+
+_SLACK = 64.0
+"""Roundings of unit size that two orders of the same summation may differ by, generously."""
+
+
+def disagreement(heard: Heard, table: ParameterTable, num_samples: int) -> str:
+    r"""Where $\sum_i g_i$ from the formulas and autograd's gradient differ by more than rounding.
+
+    Two summations of the same terms differ by rounding in proportion to $\sum_i\|g_i\|$, which is at most
+    $\sqrt{n\sum_i\|g_i\|^2}$ (Cauchy-Schwarz); a use of the parameter that the hooks did not see differs by that
+    use's whole gradient.
+
+    Args:
+        heard: A pass whose gradients were kept and whose layers gave their sums.
+        table: The parameters.
+        num_samples: Samples $n$ in the pass.
+
+    Returns:
+        A sentence about the first parameter that differs, or an empty string.
+    """
+    for place, grad in heard.grads.items():
+        seen = heard.grad_sums.get(place)
+        if seen is None:
+            return f'parameter "{table.names[place]}" was used outside of its layer\'s forward'
+        scale = (num_samples * heard.sqnorm_sums[place].double()).sqrt()
+        error = torch.linalg.vector_norm(grad.double() - seen.double())
+        if not error <= _SLACK * _rounding(grad, seen) * scale and bool(torch.isfinite(scale)):
+            return (
+                f'the closed form of parameter "{table.names[place]}" disagrees with autograd\'s gradient, so the '
+                "parameter is also used outside of its layer's forward"
+            )
+    return ""
+
+
+def _rounding(*tensors: Tensor) -> float:
+    """Unit rounding of the coarsest of the tensors' types."""
+    return max(torch.finfo(tensor.dtype).eps for tensor in tensors)

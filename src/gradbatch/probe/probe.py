@@ -1,0 +1,259 @@
+"""The probe: gradient statistics out of the backward pass that training makes anyway."""
+
+import logging
+import math
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from gradbatch._types import QUANTITIES, Statistics
+from gradbatch.errors import InvalidInputError, MeasurementError, UnsupportedLayerError
+from gradbatch.probe.check import disagreement
+from gradbatch.probe.coverage import covered_layers, parameter_table, why_not_covered
+from gradbatch.probe.hooks import Heard, Listener
+from gradbatch.probe.summary import Sums, summarise
+
+__all__ = ["Estimator", "Measurement", "Probe"]
+
+Estimator = Literal["auto", "layers", "chunks"]
+
+MIN_CHUNKS = 4
+"""Pieces that `chunks` wants of a batch: the relative error of a variance between k pieces falls with k."""
+
+_NUM_CHECKED = 2
+"""First measurements in which the formulas are compared with autograd's own gradient."""
+
+_MEASURED = frozenset({"grad_sqnorm", "sample_sqnorm", "grad_variance", "noise_scale", "layers", "groups"})
+
+_logger = logging.getLogger("gradbatch")
+
+
+class Probe:
+    r"""Gradient statistics of a model, measured out of the user's own backward passes.
+
+    Two estimators of the second moment $\frac1B\sum_i\|g_i\|^2$:
+
+    - ``"layers"``: exact, from each layer's activations and output gradients, without ever building the
+      per-sample gradients. Needs a formula for every layer with trainable parameters.
+    - ``"chunks"``: from the mean gradients $\bar g_j$ of the $J\ge2$ pieces, of $n_j$ samples each, in which the
+      batch went through backward: $\operatorname{tr}\hat\Sigma = \frac{1}{J-1}\big(\sum_j n_j\|\bar g_j\|^2
+      - B\|\bar g\|^2\big)$, unbiased for any model whose pieces are independent. It is noisy: its relative
+      standard deviation is about $\sqrt{2/(J-1)}$ divided by the root of the gradient's effective dimension.
+
+    ``"auto"`` takes ``layers`` where every trainable parameter is covered, else ``chunks``, and logs why once. At
+    the first measurements the formulas' $\sum_i g_i$ is compared with autograd's own gradient, so that uses of a
+    parameter outside of its layer do not pass silently.
+
+    Args:
+        model: The model. Nothing is left on it after a measurement.
+        quantities: Names of the quantities to measure: ``grad_sqnorm``, ``sample_sqnorm``, ``grad_variance``,
+            ``noise_scale``; ``layers`` and ``groups`` for the same in parts.
+        estimator: ``"auto"``, ``"layers"`` or ``"chunks"``.
+        groups: Parameters to observe, in the groups to report; by default all trainable ones in one group.
+
+    Raises:
+        InvalidInputError: If a quantity or estimator is unknown, or nothing is trainable.
+        UnsupportedLayerError: If ``estimator="layers"`` and a parameter is not covered.
+
+    Example:
+        >>> model = nn.Linear(3, 1)
+        >>> probe = Probe(model, {"grad_variance"})
+        >>> with probe.measure(num_samples=8):
+        ...     model(torch.randn(8, 3)).square().mean().backward()
+        >>> probe.read().num_samples
+        8
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        quantities: Iterable[str],
+        *,
+        estimator: Estimator = "auto",
+        groups: Sequence[Sequence[nn.Parameter]] | None = None,
+    ) -> None:
+        self._quantities = _checked(quantities)
+        if estimator not in get_args(Estimator):
+            raise InvalidInputError(f'`estimator` must be "auto", "layers" or "chunks", got {estimator!r}')
+        self._table = parameter_table(model, groups)
+        self._layers = covered_layers(model, self._table)
+        self._is_free = estimator == "auto"
+        self._num_checks = _NUM_CHECKED
+        self.estimator: Literal["layers", "chunks"] = "chunks" if estimator == "chunks" else "layers"
+        if self.estimator == "layers" and (reason := why_not_covered(model, self._table, self._layers)):
+            self._fall_back(reason)
+        elif self._is_free:
+            _logger.info("gradient statistics by layers: every trainable parameter has a closed form")
+        self._sums = Sums()
+        self._open: Measurement | None = None
+
+    @property
+    def parameters(self) -> tuple[nn.Parameter, ...]:
+        """The parameters under observation, in the model's order."""
+        return self._table.parameters
+
+    @property
+    def min_pieces(self) -> int:
+        """Pieces in which a batch should go through backward for the estimator to say something."""
+        return MIN_CHUNKS if self.estimator == "chunks" else 1
+
+    def ask(self, quantities: Iterable[str]) -> None:
+        """Measure other quantities from now on.
+
+        Args:
+            quantities: Their names, as in the constructor.
+
+        Raises:
+            InvalidInputError: If one is unknown.
+        """
+        self._quantities = _checked(quantities)
+
+    def measure(self, *, num_samples: int, loss_scale: float = 1.0, keep_gradient: bool = True) -> "Measurement":
+        """Listen to one forward and backward pass.
+
+        Args:
+            num_samples: Samples that go through it, along the leading axis of what the layers are given.
+            loss_scale: Factor on the mean loss of these samples that was applied before backward, as n/B when
+                gradients are accumulated.
+            keep_gradient: Keep a sum of the gradient for `read`. Without it `read` must be given the gradient.
+
+        Returns:
+            A context for the pass. Several before one `read` accumulate.
+
+        Raises:
+            InvalidInputError: If ``num_samples`` is not a positive whole number.
+            MeasurementError: If another measurement of this probe is still open.
+        """
+        if not isinstance(num_samples, int) or num_samples < 1:
+            raise InvalidInputError(
+                f"`num_samples` must be the number of samples in this pass, at least 1, got {num_samples!r}"
+            )
+        if self._open is not None:
+            raise MeasurementError("a measurement is still open: leave its `with` block before the next one")
+        return Measurement(self, num_samples, loss_scale, keep_gradient)
+
+    def read(
+        self,
+        *,
+        loss: Tensor | float = math.nan,
+        gradient: Sequence[Tensor | None] | None = None,
+        reset: bool = True,
+    ) -> Statistics:
+        """The statistics of all measurements since the last `read`, with one copy from device to host.
+
+        Args:
+            loss: Mean loss over the samples, if the statistics shall carry it.
+            gradient: The mean gradient over all the samples, one tensor for each of `parameters`, where the
+                caller accumulated it; by default the probe's own sum.
+            reset: Start anew after this. Without it, the next measurements join these.
+
+        Returns:
+            The statistics. Quantities that this batch cannot give (a variance from one sample or one piece) are
+            ``None``.
+
+        Raises:
+            MeasurementError: If no backward pass was heard since the last `read`.
+        """
+        sums = self._sums
+        if reset:
+            self.reset()
+        if sums.num_passes == 0:
+            raise MeasurementError(
+                "nothing was measured since the last `read`: call backward on the loss inside "
+                "`with probe.measure(num_samples=...)`"
+            )
+        if gradient is None:
+            gradient = sums.mean_gradient(len(self.parameters))
+        return summarise(sums, gradient, loss, self._table, self._quantities)
+
+    def reset(self) -> None:
+        """Forget what was measured since the last `read`."""
+        self._sums = Sums()
+
+    def _listen(self, measurement: "Measurement") -> Listener:
+        """A listener with the hooks that this measurement needs."""
+        self._open = measurement
+        listener = Listener(measurement.num_samples)
+        by_layers = self.estimator == "layers"
+        checks = by_layers and self._num_checks > 0
+        if by_layers:
+            listener.hook_layers(self._layers, check=checks)
+        else:
+            listener.hook_grads(enumerate(self.parameters), keep=False)
+        if checks or measurement.keep_gradient:
+            listener.hook_grads(enumerate(self.parameters), keep=True)
+        # One parameter a layer is enough to know our own pass by.
+        marks = [self.parameters[next(iter(layer.indices.values()))] for layer in self._layers]
+        listener.mark_accumulation(marks if by_layers and not checks else self.parameters)
+        return listener
+
+    def _absorb(self, measurement: "Measurement", heard: Heard) -> None:
+        """Add what a pass said to the sums."""
+        samples, scale = measurement.num_samples, measurement.loss_scale
+        by_chunks = self.estimator == "chunks"
+        problem = heard.problem
+        if not by_chunks and self._num_checks > 0:
+            self._num_checks -= 1
+            problem = problem or disagreement(heard, self._table, samples)
+        if problem:
+            self._fall_back(problem)
+        # A batch whose passes were not all heard in one way has no second moment.
+        self._sums.is_complete &= not problem and (self._sums.num_passes == 0 or by_chunks == self._sums.by_chunks)
+        self._sums.by_chunks = by_chunks
+        factor = samples / scale**2 if by_chunks else (samples / scale) ** 2
+        self._sums.add(heard.sqnorm_sums, factor, samples)
+        if measurement.keep_gradient:
+            self._sums.add_gradient(heard.grads, samples / scale)
+
+    def _fall_back(self, reason: str) -> None:
+        """Go over to `chunks` for good, and say why; or refuse, where the user asked for `layers`."""
+        if not self._is_free:
+            raise UnsupportedLayerError(
+                f'{reason}: estimator="layers" cannot measure this model, use estimator="auto" or "chunks"'
+            )
+        self.estimator = "chunks"
+        _logger.warning("gradient statistics by chunks, not by layers: %s", reason)
+
+
+class Measurement:
+    """The context of one measured pass; see `Probe.measure`."""
+
+    def __init__(self, probe: Probe, num_samples: int, loss_scale: float, keep_gradient: bool) -> None:
+        self._probe = probe
+        self.num_samples = num_samples
+        self.loss_scale = loss_scale
+        self.keep_gradient = keep_gradient
+        self._listener: Listener | None = None
+
+    def __enter__(self) -> "Measurement":
+        self._listener = self._probe._listen(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(failed=kind is not None)
+
+    def close(self, *, failed: bool = False) -> None:
+        """End the measurement; a second time does nothing. After a failure nothing enters the sums."""
+        listener, self._listener = self._listener, None
+        if listener is None:
+            return
+        self._probe._open = None
+        listener.close()
+        heard = None if failed else listener.heard()
+        if heard is not None:
+            self._probe._absorb(self, heard)
+
+
+def _checked(quantities: Iterable[str]) -> frozenset[str]:
+    """The names, if all of them can be measured."""
+    names = frozenset(quantities)
+    if unknown := sorted(names - _MEASURED):
+        known = sorted(_MEASURED)
+        what = "not measured yet" if unknown[0] in QUANTITIES else "unknown"
+        raise InvalidInputError(f'quantity "{unknown[0]}" is {what}: choose from {", ".join(known)}')
+    return names

@@ -1,0 +1,112 @@
+"""CABS: a batch size coupled to the learning rate, the gradient variance and the loss."""
+
+import math
+from dataclasses import dataclass
+from typing import TypedDict
+
+from gradbatch._types import Decision, Progress, Rule, Statistics
+from gradbatch.errors import InvalidInputError
+from gradbatch.estimators import Ema, biased_grad_variance
+from gradbatch.rules._check import check_bounds
+
+__all__ = ["CABS", "CABSState"]
+
+
+class CABSState(TypedDict):
+    """Running averages: the gradient variance of each parameter group, and the loss."""
+
+    variances: list[float]
+    loss: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class CABS(Rule[CABSState]):
+    r"""Coupled Adaptive Batch Size: batch size = learning rate x gradient variance / loss.
+
+    With the biased variance $\xi_t = \frac1B\sum_i\|g_i\|^2-\|\bar g\|^2$ and mean loss $F_t$ of the batch,
+    running averages $\bar\xi\leftarrow\mu\bar\xi+(1-\mu)\xi_t$ from 0 and
+    $\bar F\leftarrow\mu\bar F+(1-\mu)F_t$ from 1, and learning rate $\alpha$,
+
+    $$ B_{t+1} = \operatorname{clip}\big(\operatorname{round}(c\,\alpha\,\bar\xi/(\bar F+\epsilon)),
+       B_\min, B_\max\big), $$
+
+    which keeps the variance of the update proportional to the loss. The loss stands for its distance to the
+    optimum: it should be able to approach 0 and must not be negative. The averages start as in the authors'
+    code, without bias correction, so that the size stays at its minimum for the first tens of steps.
+
+    Source: Balles, Romero and Hennig 2017 (arXiv:1612.05086), as in the authors' code. Deviations: with several
+    parameter groups the sum over groups of $\alpha_g\bar\xi_g$ takes the place of $\alpha\bar\xi$, which the
+    paper leaves open; the size is bounded by the data set too; a batch whose loss or variance is not finite
+    changes nothing; and ``unbiased=True`` divides the variance by $B-1$, so that its expectation does not fall
+    with the batch size that it controls (a batch of one sample is then left out of the averages). Momentum is
+    undefined in the paper and plays no part here.
+
+    Attributes:
+        decay: $\mu$, of both averages, in [0, 1).
+        min_batch_size: $B_\min$, in samples.
+        max_batch_size: $B_\max$, in samples.
+        scale: $c > 0$; the authors advise to leave it at 1.
+        eps: $\epsilon\ge0$, in units of the loss.
+        unbiased: Divide the variance by $B-1$ instead of $B$.
+    """
+
+    decay: float = 0.95
+    min_batch_size: int = 16
+    max_batch_size: int = 2048
+    scale: float = 1.0
+    eps: float = 0.0
+    unbiased: bool = False
+
+    def __post_init__(self) -> None:
+        Ema(decay=self.decay)
+        check_bounds(self.min_batch_size, self.max_batch_size)
+        if not (self.scale > 0 and math.isfinite(self.scale)):
+            raise InvalidInputError(f"`scale` must be positive, got {self.scale}")
+        if not (self.eps >= 0 and math.isfinite(self.eps)):
+            raise InvalidInputError(f"`eps` must not be negative, got {self.eps}")
+
+    def requires(self, progress: Progress) -> frozenset[str]:
+        """Both moments; per parameter group where there are several."""
+        moments = frozenset({"sample_sqnorm", "grad_sqnorm"})
+        return moments | {"groups"} if progress.group_lrs else moments
+
+    def init(self) -> CABSState:
+        """Averages of 0 (variance) and 1 (loss)."""
+        return CABSState(variances=[], loss=1.0)
+
+    def update(
+        self, statistics: Statistics, progress: Progress, state: CABSState
+    ) -> tuple[Decision, CABSState]:
+        """Average this batch in, then apply the rule; see the class."""
+        if not statistics.is_finite or (self.unbiased and statistics.num_samples < 2):
+            held = Decision(
+                batch_size=progress.batch_size, reason="cabs: held, this batch has no finite variance"
+            )
+            return held, state
+        state = self._average(statistics, progress, state)
+        lrs = progress.group_lrs or (progress.lr,)
+        numerator = self.scale * sum(lr * v for lr, v in zip(lrs, state["variances"], strict=True))
+        denominator = state["loss"] + self.eps
+        size = self._clip(numerator, denominator, progress.dataset_size)
+        reason = f"cabs: lr*variance/loss = {numerator:.4g}/{denominator:.4g}"
+        return Decision(batch_size=size, reason=reason), state
+
+    def _average(self, statistics: Statistics, progress: Progress, state: CABSState) -> CABSState:
+        """The running averages with this batch in them."""
+        parts = (statistics.groups or ()) if progress.group_lrs else (statistics,)
+        bessel = statistics.num_samples / (statistics.num_samples - 1) if self.unbiased else 1.0
+        ema = Ema(decay=self.decay)
+        old = state["variances"] or [0.0] * len(parts)
+        new = [bessel * biased_grad_variance(part) for part in parts]
+        return CABSState(
+            variances=[ema.update(a, b) for a, b in zip(old, new, strict=True)],
+            loss=ema.update(state["loss"], statistics.loss),
+        )
+
+    def _clip(self, numerator: float, denominator: float, dataset_size: int) -> int:
+        """Round half to even, then clip, as the authors do; a vanishing loss asks for the largest batch."""
+        largest = min(self.max_batch_size, dataset_size)
+        if denominator == 0:
+            return largest if numerator > 0 else self.min_batch_size
+        # The floor wins over a data set smaller than it: the stream cuts such a batch at the epoch's end.
+        return max(self.min_batch_size, round(min(numerator / denominator, largest)))

@@ -1,0 +1,122 @@
+"""Progress on the terminal, counted in samples."""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import TYPE_CHECKING, TextIO
+
+from gradbatch._types import Record
+from gradbatch.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+
+__all__ = ["ProgressBar"]
+
+
+class ProgressBar:
+    """A bar that counts samples, with the batch size, learning rate, loss, speed and time left beside it.
+
+    Steps would mislead: they slow down when the batch grows. Where the output is not a terminal (a file, a
+    pipe, a batch job) there is no bar but a plain line at the end of an epoch, at most about twenty in all.
+
+    Args:
+        total_samples: Samples at which the bar is full; ``None`` where they are not known in advance.
+        title: Short text before the bar.
+        file: Where to write; standard output by default.
+
+    Raises:
+        InvalidInputError: If ``total_samples`` is not positive.
+        ModuleNotFoundError: If rich is not installed and the output is a terminal.
+    """
+
+    def __init__(
+        self, total_samples: int | None = None, *, title: str = "training", file: TextIO | None = None
+    ) -> None:
+        if total_samples is not None and total_samples < 1:
+            raise InvalidInputError(f"`total_samples` must be at least 1, got {total_samples}")
+        self._total = total_samples
+        self._title = title
+        self._file = file or sys.stdout
+        self._bar = _rich_bar(self._file) if self._file.isatty() else None
+        self._task = None if self._bar is None else self._bar.add_task(title, total=total_samples, numbers="")
+        self._first: Record | None = None
+        self._note = ""
+        self._next_line = 0.0
+        self._line_is_open = False
+
+    def log(self, record: Record) -> None:
+        """Show where training stands after one update."""
+        self._first = self._first or record
+        numbers = self._numbers(record)
+        if self._bar is not None and self._task is not None:
+            self._bar.start()
+            text = f"{numbers}  {self._note}".rstrip()
+            self._bar.update(self._task, completed=record.samples_seen, numbers=text)
+            return
+        self._end_line()
+        if self._is_due(record):
+            self._file.write(f"{self._title}  epoch {record.epoch:.4g}  {numbers}")
+            self._line_is_open = True
+
+    def note(self, text: str) -> None:
+        """Show a short text, such as an accuracy, beside the numbers until the next one replaces it."""
+        self._note = text
+        if self._line_is_open:
+            self._file.write(f"  {text}")
+            self._end_line()
+
+    def close(self) -> None:
+        """Leave the last state standing and give the terminal back; closing twice is harmless."""
+        self._end_line()
+        if self._bar is not None:
+            self._bar.stop()
+
+    def _is_due(self, record: Record) -> bool:
+        """Whether a plain line is due: at an epoch's end, a twentieth of the run after the last."""
+        at_end = self._total is not None and record.samples_seen >= self._total
+        if not at_end and (not record.epoch.is_integer() or record.samples_seen < self._next_line):
+            return False
+        self._next_line = record.samples_seen + (self._total or 0) / 20
+        return True
+
+    def _end_line(self) -> None:
+        if self._line_is_open:
+            self._file.write("\n")
+            self._file.flush()
+            self._line_is_open = False
+
+    def _numbers(self, record: Record) -> str:
+        """The numbers beside the bar."""
+        assert self._first is not None
+        seconds = record.seconds - self._first.seconds
+        speed = (record.samples_seen - self._first.samples_seen) / seconds if seconds > 0 else math.nan
+        total = "" if self._total is None else f"/{self._total:,}"
+        parts = [
+            f"{record.samples_seen:,}{total} samples",
+            f"batch {record.batch_size}",
+            f"lr {record.lr * record.lr_scale:.3g}",
+            f"loss {record.loss:.4f}",
+        ]
+        return "  ".join(parts if math.isnan(speed) else [*parts, f"{speed:,.0f} samples/s"])
+
+
+def _rich_bar(file: TextIO) -> RichProgress:
+    """An empty bar with its columns."""
+    try:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "the progress bar needs rich, which is not installed: pip install 'gradbatch[cli]'",
+            name=error.name,
+        ) from None
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[numbers]}"),
+        console=Console(file=file),
+        refresh_per_second=5,
+    )
