@@ -1,8 +1,8 @@
-"""Throughput of `SampleStream` while the batch size changes at every step, beside a plain loader of batches of 256.
+"""Throughput of `SampleStream` while the batch size changes at every step, beside a plain loader.
 
-Both read the same map-style dataset of 3x32x32 images through the same number of workers, in shuffled order. Runs
-of the two alternate in random order, and each is timed over whole epochs after its first batch has arrived, so
-neither pays for the start of its workers. Only the ratio means anything on a shared machine.
+Both read the same map-style dataset of 3x32x32 images through the same number of workers, in shuffled order.
+Runs of the two alternate in random order, and each is timed over whole epochs after its first batch has
+arrived, so neither pays for the start of its workers. Only the ratio means anything on a shared machine.
 
     python benchmarks/stream.py --repeats 9 --samples 20000
 """

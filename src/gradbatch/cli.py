@@ -1,7 +1,8 @@
 """The command line: `gradbatch train`, `gradbatch report`, `gradbatch list`.
 
-Flags are made from the fields of `TrainSettings`, so a setting is declared, explained and checked in one place.
-What the user can mend is one sentence on standard error and exit code 2; a defect of ours keeps its traceback.
+Flags are made from the fields of `TrainSettings`, so a setting is declared, explained and checked in one
+place. What the user can mend is one sentence on standard error and exit code 2; a defect of ours keeps its
+traceback.
 """
 
 import argparse
@@ -31,6 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0, 2 for what the user can mend, 130 after Ctrl-C.
+
+    Raises:
+        ModuleNotFoundError: If a module is missing that none of the extras brings.
     """
     try:
         values = vars(_parser().parse_args(arguments))
@@ -95,7 +99,8 @@ def _list(values: dict[str, Any]) -> int:
 class _Parser(argparse.ArgumentParser):
     """An argparse parser whose complaints are one sentence, like all others here."""
 
-    def error(self, message: str) -> NoReturn:
+    # `typing.override` needs Python 3.12.
+    def error(self, message: str) -> NoReturn:  # pyrefly: ignore[missing-override-decorator]
         """Hand the complaint to `main`."""
         raise InvalidInputError(f"{message}; see {self.prog} --help")
 
@@ -121,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
-    """A flag for each setting. Flags that are not given leave no trace, so that a resumed run keeps its own."""
+    """A flag for each setting; one that is not given leaves no trace, so that a resumed run keeps its own."""
     from gradbatch.experiments.settings import TrainSettings
 
     hints = get_type_hints(TrainSettings)

@@ -16,7 +16,7 @@ from gradbatch._arguments import check_budget, check_loss, check_parts, check_si
 from gradbatch._types import QUANTITIES, Decision, Progress, Record, Rule, Statistics
 from gradbatch.asking import ask, lacking, named
 from gradbatch.errors import InvalidInputError, MeasurementError, NonFiniteError
-from gradbatch.optimizers import borrowed_lr, learning_rates, momentum_of, parameters_of
+from gradbatch.optimizers import borrowed_lr, forget_gradients, learning_rates, momentum_of, parameters_of
 from gradbatch.probe import Estimator, Measurement, Probe
 from gradbatch.sinks import Sink
 from gradbatch.stream import SampleStream
@@ -211,9 +211,14 @@ class Controller:
         check_loss(loss, reduction)
         weight = (count if reduction == "mean" else 1) / batch.size
         weighted = loss if weight == 1 else loss * weight
-        (weighted if self._scaler is None else self._scaler.scale(weighted)).backward()
-        self._stop_listening()
-        batch.loss = batch.loss + weighted.detach()
+        scaled = weighted if self._scaler is None else self._scaler.scale(weighted)
+        if self._measurement is None:
+            scaled.backward()
+        else:
+            self._measurement.backward(scaled)
+            self._stop_listening()
+        heard = weighted.detach()
+        batch.loss = heard if batch.drawn == 0 else batch.loss + heard
         batch.drawn += count
         batch.micro_batches += 1
         self._handed_out = 0
@@ -337,7 +342,7 @@ class Controller:
         before = self._progress(0, self._next_size)
         size = self._stream.available(min(self._next_size, most))
         batch = self._batch = _Batch(before, self._wanted(before), size, most, started)
-        self._optimizer.zero_grad()
+        forget_gradients(self._optimizer)
         if batch.quantities and self._probe is not None:
             self._probe.ask(batch.quantities)
             self._probe.reset()
@@ -372,8 +377,10 @@ class Controller:
         if batch.quantities and self._probe is not None:
             count = self._handed_out
             loss_scale = count / batch.size * (1.0 if self._scaler is None else self._scaler.get_scale())
-            measurement = self._probe.measure(num_samples=count, loss_scale=loss_scale, keep_gradient=False)
-            self._measurement = measurement.__enter__()
+            self._measurement = self._probe.measure(
+                num_samples=count, loss_scale=loss_scale, keep_gradient=False
+            )
+            self._measurement.begin()
 
     def _stop_listening(self, *, failed: bool = False) -> None:
         """End the measurement under way, if there is one."""

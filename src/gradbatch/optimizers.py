@@ -6,12 +6,19 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-__all__ = ["borrowed_lr", "learning_rates", "momentum_of", "parameters_of"]
+__all__ = ["borrowed_lr", "forget_gradients", "learning_rates", "momentum_of", "parameters_of"]
 
 
 def parameters_of(optimizer: Optimizer) -> list[list[nn.Parameter]]:
     """The parameters of an optimizer, by parameter group."""
     return [list(group["params"]) for group in optimizer.param_groups]
+
+
+def forget_gradients(optimizer: Optimizer) -> None:
+    """Set every gradient to ``None``, as ``optimizer.zero_grad()`` does, without its cost of profiling itself."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = None
 
 
 def learning_rates(optimizer: Optimizer) -> tuple[float, ...]:

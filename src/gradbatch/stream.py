@@ -22,13 +22,16 @@ from torch.utils.data import (
     default_collate,
 )
 
-from gradbatch._batches import ChunkBuffer, Columns, num_samples, tensors_of, to_device
+from gradbatch._batches import ChunkBuffer, Columns, num_bytes, num_samples, tensors_of, to_device
 from gradbatch.errors import InvalidInputError, MeasurementError
 
 __all__ = ["SampleStream"]
 
 _MIN_CHUNK = 64
 """Samples. A message from a worker costs about a millisecond whatever its size."""
+
+_WIDE_CHUNK, _WIDE_CHUNK_BYTES = 4, 2**24
+"""Batches, bytes. While sizes change, chunks grow to the lesser of both, so that few batches cross one."""
 
 
 class SampleStream:
@@ -159,8 +162,8 @@ class SampleStream:
             n: Samples, at least 1.
 
         Returns:
-            The exact number. It is 0 once all samples of an epoch are taken, until the next `take`, which
-            begins the next epoch, or a `rewind`.
+            The exact number. It is 0 while all samples of an epoch are taken and some are not committed yet:
+            the next `take` begins the next epoch. Once all are committed it counts the next epoch's.
         """
         _checked_int("n", n, 1)
         if self._read_ended:
@@ -382,6 +385,7 @@ class _WorkerSource:
             while self._buffer.num_samples < count:
                 chunk, size = next(self._chunks), self._sampler.sizes.popleft()
                 self._buffer.append(_checked_batch(chunk, size), size)
+                self._sampler.sample_bytes = num_bytes(chunk) / size
             batch = self._buffer.take(count)
         except BaseException:  # whatever it was, it left a gap: the next read starts anew
             self.close()
@@ -418,13 +422,17 @@ class _ChunkSampler:
 
     Attributes:
         sizes: Samples in each chunk that was drawn and has not arrived yet.
+        sample_bytes: Memory of a sample, once a chunk has arrived.
     """
 
     def __init__(self, order: _Order) -> None:
         self.sizes: deque[int] = deque()
+        self.sample_bytes: float | None = None
         self._order = order
         self._start = (0, 0)
-        self._asked = (0, 0, 1)
+        self._anchor = (0, 0)
+        self._size = 1
+        self._is_steady = True
 
     def restart(self, epoch: int, position: int) -> None:
         """Begin the next iteration at that place."""
@@ -434,8 +442,9 @@ class _ChunkSampler:
     def follow(self, epoch: int, position: int, count: int) -> None:
         """Note that ``count`` samples are now read from that place, for the boundaries of coming chunks."""
         if position + count == self._order.dataset_size:  # perhaps cut short by the epoch's end
-            count = max(count, self._asked[2])
-        self._asked = (epoch, position, count)
+            count = max(count, self._size)
+        self._is_steady = count == self._size
+        self._anchor, self._size = (epoch, position), count
 
     def __iter__(self) -> Iterator[list[int]]:
         epoch, position = self._start
@@ -449,11 +458,12 @@ class _ChunkSampler:
         """The end of a chunk that begins at ``position``."""
         # A multiple of the last size away from where the last batch began: as long as the size stays, each
         # batch is a chunk or lies within one, and no sample is copied.
-        asked_epoch, anchor, size = self._asked
-        if epoch != asked_epoch:
-            anchor = 0
-        least = max(_MIN_CHUNK, size // 2)
-        return anchor + -(-(position + least - anchor) // size) * size
+        anchor = self._anchor[1] if epoch == self._anchor[0] else 0
+        least = max(_MIN_CHUNK, self._size // 2)
+        if not self._is_steady and self.sample_bytes:
+            least = max(least, min(_WIDE_CHUNK * self._size, int(_WIDE_CHUNK_BYTES / self.sample_bytes)))
+        batches = -(-(position + least - anchor) // self._size)
+        return anchor + batches * self._size
 
 
 class _BatchSource:

@@ -38,11 +38,11 @@ def train(settings: TrainSettings) -> Path:
     """
     settings = settings.resolved()
     folder = RunFolder(settings.folder)
-    folder.begin(resume=settings.resume)  # an unusable folder is found out before the work, not after it
     if settings.resume:
         settings_of(folder.path, asdict(settings))  # refuses settings that would make it another run
-
     data = load_dataset(settings)
+    folder.begin(resume=settings.resume)  # an unusable folder is found out before the work, not after it
+
     torch.manual_seed(settings.seed)
     model = build_model(settings, data)
     optimizer = build_optimizer(settings, model)

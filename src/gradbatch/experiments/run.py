@@ -202,8 +202,8 @@ def settings_of(folder: Path, changes: dict[str, Any]) -> TrainSettings:
     for name, value in changes.items():
         if name not in _FREE_ON_RESUME and _plain(value) != stored.get(name):
             raise InvalidInputError(
-                f"the run in {folder} was begun with `{name}` {stored.get(name)}, got {_plain(value)}: leave it "
-                "out to go on with the run, or begin another one in another folder"
+                f"the run in {folder} was begun with `{name}` {stored.get(name)}, got {_plain(value)}: "
+                "leave it out to go on with the run, or begin another one in another folder"
             )
     budgets = {name: changes.get(name) for name in ("epochs", "samples", "steps")}
     budgets = {name: value for name, value in budgets.items() if value is not None}
@@ -274,4 +274,4 @@ def _version() -> str:
     try:
         return metadata.version("gradbatch")
     except metadata.PackageNotFoundError:
-        return "not installed"
+        return "source tree, not installed"

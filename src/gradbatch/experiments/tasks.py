@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -131,7 +132,8 @@ def _image_loader(task: str, folder: str) -> Callable[[Path | None], Dataset]:
 
 def _image_split(folder: Path, prefix: str, num_samples: int) -> Split:
     images, labels = read_labelled_images(folder, prefix, num_samples=num_samples, num_classes=10)
-    return Split(torch.from_numpy(images / 255).float().unsqueeze(1), torch.from_numpy(labels).long())
+    pixels = torch.from_numpy(images.astype(np.float32)).unsqueeze(1) / 255
+    return Split(pixels, torch.from_numpy(labels.astype(np.int64)))
 
 
 def _default_root(task: str, folder: str) -> Path:
@@ -151,7 +153,7 @@ _ALL_TASKS = (
         name="digits",
         summary="scikit-learn's handwritten digits, 8x8 pixels, 1437 + 360 images, no download",
         models=("mlp",),
-        lr=0.1,
+        lr=0.5,
         epochs=20,
         load=_load_digits,
     ),

@@ -40,12 +40,14 @@ class CoveredLayer:
         module: The layer.
         formula: Its formula.
         indices: Its trainable parameters' own names, and their places in the `ParameterTable`.
+        first: The first of those places.
     """
 
     name: str
     module: nn.Module
     formula: Formula
     indices: dict[str, int]
+    first: int
 
 
 def parameter_table(model: nn.Module, groups: Sequence[Sequence[nn.Parameter]] | None) -> ParameterTable:
@@ -89,7 +91,10 @@ def covered_layers(model: nn.Module, table: ParameterTable) -> tuple[CoveredLaye
         own = module.named_parameters(recurse=False)
         indices = {own_name: places[p] for own_name, p in own if p in places}
         if formula is not None and indices:
-            layers.append(CoveredLayer(name=name, module=module, formula=formula, indices=indices))
+            first = min(indices.values())
+            layers.append(
+                CoveredLayer(name=name, module=module, formula=formula, indices=indices, first=first)
+            )
     return tuple(layers)
 
 

@@ -19,12 +19,13 @@ class Formula:
     the leading axis:
 
     Attributes:
-        norms: Norms $\|g_i\|$ of the per-sample gradients, [B] for each parameter.
+        sqnorm_sums: Sums over samples of the squared norms, $\sum_i\|g_i\|^2$, 0-dim for each parameter, in at
+            least single precision.
         grad_sum: Sum of the per-sample gradients $\sum_i g_i$, in the shape of each parameter. The engine
             compares it with autograd's own gradient at the first batches.
     """
 
-    norms: LayerFunction
+    sqnorm_sums: LayerFunction
     grad_sum: LayerFunction
 
 

@@ -10,6 +10,7 @@ pass's id, and a post-accumulate hook marks the ids that count.
 
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -30,7 +31,7 @@ class Heard:
     """What one backward pass said, by the parameters' places in the table.
 
     Attributes:
-        sqnorm_sums: Sums over samples of the squared norms of the output-scaled per-sample gradients, 0-dim.
+        sqnorm_sums: Sums over samples of the squared norms of the gradients of what was sent backward, 0-dim.
         grads: The gradient of this pass, where it is kept.
         grad_sums: The same as the layers' formulas give it, where it is checked.
         problem: Why a layer's formula does not apply, or an empty string.
@@ -47,14 +48,27 @@ class Heard:
         self.accumulates = False
 
 
+@dataclass(slots=True)
+class _Call:
+    """One call of a covered layer: what it was given and the shape of what it returned."""
+
+    layer: CoveredLayer
+    activations: Tensor | None
+    shape: torch.Size
+
+
 class Listener:
     """Hooks on layers and parameters, until `close`.
+
+    A pass of our own is known by where it goes (`mark_accumulation`), or by being announced (`is_own`), which
+    costs no hook.
 
     Args:
         num_samples: Samples in the forward passes to come, for which the leading axis must stand.
     """
 
     def __init__(self, num_samples: int) -> None:
+        self.is_own = False
         self._num_samples = num_samples
         self._passes: defaultdict[int, Heard] = defaultdict(Heard)
         self._handles: list[RemovableHandle] = []
@@ -64,7 +78,7 @@ class Listener:
         """Hear the covered layers; with ``check``, let their formulas give the summed gradient as well."""
         for layer in layers:
             forward = partial(self._on_forward, layer, check)
-            self._handles.append(layer.module.register_forward_hook(forward, with_kwargs=True))
+            self._handles.append(layer.module.register_forward_hook(forward))
 
     def hook_grads(self, places: Iterable[tuple[int, nn.Parameter]], *, keep: bool) -> None:
         """Hear the parameters' own gradients: kept whole, or only their squared norms."""
@@ -99,40 +113,55 @@ class Listener:
         return own[0] if own else None
 
     def _on_forward(
-        self, layer: CoveredLayer, check: bool, module: nn.Module, args: Any, kwargs: Any, output: Tensor
+        self, layer: CoveredLayer, check: bool, module: nn.Module, args: tuple[Tensor, ...], output: Tensor
     ) -> None:
-        if output.requires_grad and not self._is_closed:
-            activations = args[0] if args else next(iter(kwargs.values()))
-            on_grad = partial(self._on_output_grad, layer, check, activations.detach(), output.shape)
-            _own_memory(output).register_hook(on_grad)
+        if output.requires_grad:
+            # A layer called by keyword leaves nothing here; `_problem` then reports it.
+            call = _Call(layer, args[0] if args else None, output.shape)
+            _own_memory(output).register_hook(partial(self._on_output_grad, call, check))
 
-    def _on_output_grad(
-        self, layer: CoveredLayer, check: bool, activations: Tensor, shape: torch.Size, output_grads: Tensor
-    ) -> None:
+    def _on_output_grad(self, call: "_Call", check: bool, output_grads: Tensor) -> None:
         if self._is_closed:
             return
-        heard = self._passes[_current_pass()]
-        if len(activations) != self._num_samples or activations.dim() < 2:
-            heard.problem = (
-                f'layer "{layer.name}" was given {tuple(activations.shape)}, whose leading axis does not count '
-                f"the {self._num_samples} samples"
-            )
+        heard = self._heard_now()
+        heard.problem = heard.problem or self._problem(call, heard)
+        if heard.problem or call.activations is None:
             return
-        output_grads = output_grads.detach().view(shape)
-        for name, norms in layer.formula.norms(layer.module, activations, output_grads).items():
-            place = layer.indices[name]
-            if place in heard.sqnorm_sums:
-                heard.problem = f'layer "{layer.name}" was called more than once in a forward pass'
-            heard.sqnorm_sums[place] = torch.dot(norms, norms)
+        layer = call.layer
+        if output_grads.shape != call.shape:
+            output_grads = output_grads.view(call.shape)
+        sums = layer.formula.sqnorm_sums(layer.module, call.activations, output_grads)
+        for name, value in sums.items():
+            heard.sqnorm_sums[layer.indices[name]] = value
         if check:
-            for name, grad in layer.formula.grad_sum(layer.module, activations, output_grads).items():
+            for name, grad in layer.formula.grad_sum(layer.module, call.activations, output_grads).items():
                 heard.grad_sums[layer.indices[name]] = grad
 
+    def _problem(self, call: "_Call", heard: Heard) -> str:
+        """Why the layer's formula does not apply to this call, or an empty string."""
+        name, activations = call.layer.name, call.activations
+        if activations is None:
+            return f'layer "{name}" was called with keyword arguments only'
+        if activations.dim() < 2 or activations.shape[0] != self._num_samples:
+            return (
+                f'layer "{name}" was given {tuple(activations.shape)}, whose leading axis does not count the '
+                f"{self._num_samples} samples"
+            )
+        if call.layer.first in heard.sqnorm_sums:
+            return f'layer "{name}" was called more than once in a forward pass'
+        return ""
+
+    def _heard_now(self) -> Heard:
+        """What the pass that is running has said so far."""
+        heard = self._passes[_current_pass()]
+        heard.accumulates |= self.is_own
+        return heard
+
     def _keep_grad(self, place: int, grad: Tensor) -> None:
-        self._passes[_current_pass()].grads[place] = grad.detach()
+        self._heard_now().grads[place] = grad.detach()
 
     def _square_grad(self, place: int, grad: Tensor) -> None:
-        self._passes[_current_pass()].sqnorm_sums[place] = sqnorm(grad.detach())
+        self._heard_now().sqnorm_sums[place] = sqnorm(grad)
 
     def _on_accumulate(self, parameter: nn.Parameter) -> None:
         self._passes[_current_pass()].accumulates = True
@@ -151,6 +180,7 @@ def _own_memory(output: Tensor) -> Tensor:
 
 def sqnorm(tensor: Tensor) -> Tensor:
     """Squared norm of a tensor, 0-dim, in at least single precision."""
-    flat = tensor.reshape(-1)
-    flat = flat.float() if flat.dtype in (torch.float16, torch.bfloat16) else flat
+    flat = tensor if tensor.dim() == 1 else tensor.reshape(-1)
+    if flat.dtype in (torch.float16, torch.bfloat16):
+        flat = flat.float()
     return torch.dot(flat, flat)

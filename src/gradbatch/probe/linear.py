@@ -7,46 +7,51 @@ $g_i = \sum_t b_{it} a_{it}^\top$ for the weight [O, I] and $\sum_t b_{it}$ for 
 
 import torch
 from torch import Tensor, nn
+from torch.linalg import vecdot, vector_norm
 
 from gradbatch.probe.formulas import Formula, register_formula
 
-__all__ = ["MAX_INSTANTIATED"]
+__all__ = ["MAX_INSTANTIATED", "linear_grad_sum", "linear_sqnorm_sums"]
 
 MAX_INSTANTIATED = 2**24
 """Most numbers (64 MiB in float32) of per-sample gradients, or of Gram matrices, that exist at a time."""
 
 
-def linear_norms(layer: nn.Module, activations: Tensor, output_grads: Tensor) -> dict[str, Tensor]:
-    r"""Norms of the per-sample gradients, [B] for each trainable parameter.
+def linear_sqnorm_sums(layer: nn.Module, activations: Tensor, output_grads: Tensor) -> dict[str, Tensor]:
+    r"""Sums $\sum_i\|g_i\|^2$ for the trainable parameters.
 
     One position: $\|g_i\| = \|a_i\|\,\|b_i\|$, and no per-sample gradient is ever built. Several positions:
     $\|g_i\|^2 = \sum_{s,t} (a_{is}\cdot a_{it})(b_{is}\cdot b_{it})$ from two Gram matrices [T, T], or from the
     gradient [O, I] itself where that is smaller.
     """
-    names = [name for name, parameter in layer.named_parameters(recurse=False) if parameter.requires_grad]
-    a, b = _positions(activations), _positions(output_grads)
-    if a.shape[1] == 1:
-        b_norms = torch.linalg.vector_norm(b, dim=(1, 2))
-        norms = {"bias": b_norms}
-        if "weight" in names:
-            norms["weight"] = torch.linalg.vector_norm(a, dim=(1, 2)) * b_norms
-    else:
-        norms = {"bias": torch.linalg.vector_norm(b.sum(1), dim=1)}
-        if "weight" in names:
-            norms["weight"] = _weight_norms(a, b)
-    return {name: norms[name] for name in names}
+    a, b = _at_least_single(activations), _at_least_single(output_grads)
+    if a.dim() > 2:
+        a, b = a.flatten(1, -2), b.flatten(1, -2)
+    b_norms = vector_norm(b if b.dim() == 2 else b.sum(1), dim=1)
+    sums = {"bias": torch.dot(b_norms, b_norms)} if _is_trainable(layer, "bias") else {}
+    if _is_trainable(layer, "weight"):
+        norms = vector_norm(a, dim=1) * b_norms if a.dim() == 2 else _weight_norms(a, b)
+        sums["weight"] = torch.dot(norms, norms)
+    return sums
 
 
 def linear_grad_sum(layer: nn.Module, activations: Tensor, output_grads: Tensor) -> dict[str, Tensor]:
     """Sum of the per-sample gradients: [O, I] for the weight, [O] for the bias."""
-    a, b = _positions(activations).flatten(0, 1), _positions(output_grads).flatten(0, 1)
-    sums = {"weight": b.mT @ a, "bias": b.sum(0)}
-    return {n: sums[n] for n, parameter in layer.named_parameters(recurse=False) if parameter.requires_grad}
+    a, b = activations.flatten(0, -2), output_grads.flatten(0, -2)
+    sums = {"bias": b.sum(0)} if _is_trainable(layer, "bias") else {}
+    if _is_trainable(layer, "weight"):
+        sums["weight"] = b.mT @ a.to(b.dtype)
+    return sums
 
 
-def _positions(tensor: Tensor) -> Tensor:
-    """The tensor as [B, T, features], in at least single precision."""
-    tensor = tensor.reshape(len(tensor), -1, tensor.shape[-1])
+def _is_trainable(layer: nn.Module, name: str) -> bool:
+    """Whether the layer has that parameter and it is not frozen."""
+    parameter = layer._parameters[name]  # where getattr would look after failing elsewhere, at each step
+    return parameter is not None and parameter.requires_grad
+
+
+def _at_least_single(tensor: Tensor) -> Tensor:
+    """The tensor, in single precision where it came in half."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
@@ -57,16 +62,12 @@ def _weight_norms(a: Tensor, b: Tensor) -> Tensor:
     by_gram = positions * (inputs + outputs) <= inputs * outputs
     size = max(1, MAX_INSTANTIATED // (2 * positions**2 if by_gram else inputs * outputs))
     pieces = zip(a.split(size), b.split(size), strict=True)
-    return torch.cat([_gram_norms(x, y) if by_gram else _direct_norms(x, y) for x, y in pieces])
+    return torch.cat([_gram_norms(x, y) if by_gram else vector_norm(y.mT @ x, dim=(1, 2)) for x, y in pieces])
 
 
 def _gram_norms(a: Tensor, b: Tensor) -> Tensor:
-    # Rounding may leave a vanishing norm just below zero.
-    return torch.linalg.vecdot((a @ a.mT).flatten(1), (b @ b.mT).flatten(1)).clamp(min=0).sqrt()
+    # Rounding may leave a vanishing squared norm just below zero.
+    return vecdot((a @ a.mT).flatten(1), (b @ b.mT).flatten(1)).clamp(min=0).sqrt()
 
 
-def _direct_norms(a: Tensor, b: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(b.mT @ a, dim=(1, 2))
-
-
-register_formula(nn.Linear, Formula(norms=linear_norms, grad_sum=linear_grad_sum))
+register_formula(nn.Linear, Formula(sqnorm_sums=linear_sqnorm_sums, grad_sum=linear_grad_sum))

@@ -185,9 +185,6 @@ class Probe:
             listener.hook_grads(enumerate(self.parameters), keep=False)
         if checks or measurement.keep_gradient:
             listener.hook_grads(enumerate(self.parameters), keep=True)
-        # One parameter a layer is enough to know our own pass by.
-        marks = [self.parameters[next(iter(layer.indices.values()))] for layer in self._layers]
-        listener.mark_accumulation(marks if by_layers and not checks else self.parameters)
         return listener
 
     def _absorb(self, measurement: "Measurement", heard: Heard) -> None:
@@ -229,8 +226,23 @@ class Measurement:
         self._listener: Listener | None = None
 
     def __enter__(self) -> "Measurement":
-        self._listener = self._probe._listen(self)
+        """Listen to the pass that accumulates gradients, whoever calls it."""
+        self.begin().mark_accumulation(self._probe.parameters)
         return self
+
+    def begin(self) -> Listener:
+        """Listen from here on to the pass that `backward` makes, and to no other."""
+        self._listener = self._probe._listen(self)
+        return self._listener
+
+    def backward(self, loss: Tensor) -> None:
+        """Send the loss of what was heard backward."""
+        assert self._listener is not None
+        self._listener.is_own = True
+        try:
+            loss.backward()
+        finally:
+            self._listener.is_own = False
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -90,19 +90,23 @@ class _Squares:
     def part(self, places: Iterable[int], quantities: frozenset[str]) -> LayerStatistics:
         """What was asked for, of some parameters together."""
         places = list(places)
-        grad = sum(self.grad[p] for p in places)
-        sample = None if self.sample is None else sum(self.sample[p] for p in places)
-        moments = LayerStatistics(num_samples=self.num_samples, grad_sqnorm=grad, sample_sqnorm=sample)
-        has_variance = sample is not None and self.num_samples > 1
-        variance = has_variance and "grad_variance" in quantities
-        scale = has_variance and "noise_scale" in quantities
-        return LayerStatistics(
-            num_samples=self.num_samples,
-            grad_sqnorm=grad if "grad_sqnorm" in quantities else None,
-            sample_sqnorm=sample if "sample_sqnorm" in quantities else None,
-            grad_variance=estimators.grad_variance(moments) if variance else None,
-            noise_scale=estimators.noise_scale(moments) if scale else None,
-        )
+        grad = sum([self.grad[p] for p in places])
+        sample = None if self.sample is None else sum([self.sample[p] for p in places])
+        return LayerStatistics(num_samples=self.num_samples, **_wanted(self.num_samples, grad, sample, quantities))
+
+
+def _wanted(
+    num_samples: int, grad_sqnorm: float, sample_sqnorm: float | None, quantities: frozenset[str]
+) -> dict[str, float | None]:
+    """The quantities that were asked for and can be had, from the two moments."""
+    wanted = {"grad_sqnorm": grad_sqnorm, "sample_sqnorm": sample_sqnorm}
+    if num_samples > 1 and sample_sqnorm is not None and not quantities.isdisjoint(_DERIVED):
+        moments = LayerStatistics(num_samples=num_samples, grad_sqnorm=grad_sqnorm, sample_sqnorm=sample_sqnorm)
+        wanted |= {name: formula(moments) for name, formula in _DERIVED.items()}
+    return {name: value for name, value in wanted.items() if name in quantities}
+
+
+_DERIVED = {"grad_variance": estimators.grad_variance, "noise_scale": estimators.noise_scale}
 
 
 def summarise(
@@ -125,8 +129,7 @@ def summarise(
         The statistics, with ``None`` for what was not asked for and for what the passes cannot give.
     """
     grads = {place: sqnorm(grad) for place, grad in enumerate(gradient) if grad is not None}
-    loss = torch.as_tensor(loss)
-    loss_value, *numbers = torch.stack([loss.detach(), *grads.values(), *sums.values]).tolist()
+    loss_value, *numbers = to_host([torch.as_tensor(loss), *grads.values(), *sums.values])
     grad_sqnorms = [0.0] * len(table.names)
     for place, number in zip(grads, numbers, strict=False):
         grad_sqnorms[place] = number
@@ -138,17 +141,21 @@ def summarise(
         grad=grad_sqnorms,
         sample=sums.sample_sqnorms(totals, grad_sqnorms),
     )
-    whole = squares.part(range(len(table.names)), quantities)
+    total = None if squares.sample is None else sum(squares.sample)
     return Statistics(
         num_samples=sums.num_samples,
         loss=loss_value,
-        grad_sqnorm=whole.grad_sqnorm,
-        sample_sqnorm=whole.sample_sqnorm,
-        grad_variance=whole.grad_variance,
-        noise_scale=whole.noise_scale,
         layers=_by_layer(squares, table, quantities) if "layers" in quantities else None,
         groups=_by_group(squares, table, quantities) if "groups" in quantities else None,
+        **_wanted(sums.num_samples, sum(squares.grad), total, quantities),
     )
+
+
+def to_host(numbers: Sequence[Tensor]) -> list[float]:
+    """The values of 0-dim tensors: in one copy where they lie on a device, one by one where none is needed."""
+    if all(number.device.type == "cpu" for number in numbers):
+        return [number.item() for number in numbers]
+    return torch.stack([number.detach().to(numbers[-1].device) for number in numbers]).tolist()
 
 
 def _by_layer(

@@ -95,7 +95,7 @@ class ProgressBar:
         total = "" if self._total is None else f"/{self._total:,}"
         parts = [
             f"{record.samples_seen:,}{total} samples",
-            f"batch {record.batch_size}",
+            f"batch {record.requested}",
             f"lr {record.lr * record.lr_scale:.3g}",
             f"loss {record.loss:.4f}",
         ]

@@ -31,15 +31,14 @@ class JsonlSink:
 
     def __init__(self, path: str | os.PathLike[str], *, append: bool = False) -> None:
         self._path = Path(path)
+        if not append and self._path.exists():
+            raise OutputError(f"{self._path} already exists: name another file, or ask to append to this one")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            if append and self._path.exists():
+            if append and self._path.is_file():  # a device has no end to look at
                 _drop_partial_line(self._path)
-            self._file = self._path.open("ab" if append else "xb")
-        except FileExistsError as error:
-            raise OutputError(
-                f"{self._path} already exists: name another file, or ask to append to this one"
-            ) from error
+            # Unbuffered: a line is one write, and a failed one leaves nothing behind for `close` to fail on.
+            self._file = self._path.open("ab" if append else "xb", buffering=0)
         except OSError as error:
             raise OutputError(_cannot_write(self._path, error)) from error
 
@@ -56,10 +55,10 @@ class JsonlSink:
         Raises:
             OutputError: If the line cannot be written.
         """
-        line = json.dumps(values, allow_nan=False) + "\n"
+        line = (json.dumps(values, allow_nan=False) + "\n").encode()
         try:
-            self._file.write(line.encode())
-            self._file.flush()
+            while line:  # once, but where the disk fills up half-way
+                line = line[self._file.write(line) :]
         except OSError as error:
             raise OutputError(_cannot_write(self._path, error)) from error
 

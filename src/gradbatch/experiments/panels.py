@@ -1,0 +1,158 @@
+"""What a report shows of its runs: six figures, each against samples and against time."""
+
+import html
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gradbatch.experiments.curves import Floats, Points, column, noise_scale_points, smooth
+from gradbatch.experiments.figures import Curve, Panel
+from gradbatch.experiments.run import Run
+
+__all__ = ["AXES", "FIGURES", "FigureText"]
+
+AXES = {"samples_seen": "samples seen", "seconds": "seconds of training"}
+"""What lies along the bottom: the name in the log, and the words for it."""
+
+_LOG_SPAN = 20
+"""A loss that shrinks by more than this factor is drawn on a logarithmic axis."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FigureText:
+    """A figure before it is drawn.
+
+    Attributes:
+        title: Its heading.
+        caption: What one has to know to read it, as HTML.
+        panel: What to draw; ``None`` where no run has anything to show.
+    """
+
+    title: str
+    caption: str
+    panel: Panel | None
+
+
+def _points(run: Run, axis: str, name: str) -> Points:
+    return Points(column(run.steps, axis), column(run.steps, name))
+
+
+def _loss(runs: Sequence[Run], names: Sequence[str], axis: str) -> FigureText:
+    raw: list[Curve] = []
+    smoothed: list[Curve] = []
+    for number, run in enumerate(runs):
+        points = _points(run, axis, "loss")
+        window = run.steps[-1]["samples_seen"] / 50
+        mean = smooth(points.y, column(run.steps, "batch_size"), window)
+        raw.append(Curve(run=number, points=points, style="raw"))
+        smoothed.append(Curve(run=number, points=Points(points.x, mean)))
+    means = np.concatenate([curve.points.y for curve in smoothed])
+    means = means[np.isfinite(means) & (means > 0)]
+    is_log = len(means) > 0 and means.max() > _LOG_SPAN * means.min()
+    title = "Training loss"
+    panel = Panel(
+        title=title,
+        x_label=AXES[axis],
+        curves=[*raw, *smoothed],
+        scale="log" if is_log else "linear",
+        # Single batches may reach 0; the axis follows the means.
+        y_limits=(means.min() / 3, means.max() * 2) if is_log else None,
+    )
+    caption = "Mean over about a fiftieth of the run’s samples; faint, each batch."
+    return FigureText(title=title, caption=caption, panel=panel)
+
+
+def _accuracy(runs: Sequence[Run], names: Sequence[str], axis: str) -> FigureText:
+    curves: list[Curve] = []
+    later: list[Floats] = []
+    for number, run in enumerate(runs):
+        x = column(run.evaluations, axis)
+        for name, style in (("test_accuracy", "line"), ("validation_accuracy", "dashed")):
+            y = column(run.evaluations, name)
+            if np.isfinite(y).any():
+                curves.append(Curve(run=number, points=Points(x, y), style=style))
+                later.append(y[len(y) // 4 :])
+    has_validation = any(curve.style == "dashed" for curve in curves)
+    title = "Test and validation accuracy" if has_validation else "Test accuracy"
+    caption = "Solid, the test set; dashed, the validation set." if has_validation else "After each epoch."
+    if not curves:
+        return FigureText(title=title, caption="No run has been evaluated yet.", panel=None)
+    lowest = float(np.nanmin(np.concatenate(later)))
+    highest = float(np.nanmax(np.concatenate(later)))
+    floor = max(0.0, lowest - 0.25 * (highest - lowest) - 0.002)
+    is_cut = floor > 0.5
+    limits = (floor, min(1.0, highest + 0.25 * (1 - floor))) if is_cut else (0.0, 1.0)
+    if is_cut:
+        caption += f" The axis begins at {floor:.1%}."
+    panel = Panel(title=title, x_label=AXES[axis], curves=curves, percent=True, y_limits=limits)
+    return FigureText(title=title, caption=caption, panel=panel)
+
+
+def _batch_size(runs: Sequence[Run], names: Sequence[str], axis: str) -> FigureText:
+    curves = [
+        Curve(run=n, points=_points(run, axis, "requested"), style="steps") for n, run in enumerate(runs)
+    ]
+    sizes = np.concatenate([curve.points.y for curve in curves])
+    scale = "log2" if np.nanmax(sizes) >= 4 * np.nanmin(sizes) else "linear"
+    limits = None if scale == "log2" else (0.0, 1.15 * float(np.nanmax(sizes)))
+    panel = Panel(title="Batch size", x_label=AXES[axis], curves=curves, scale=scale, y_limits=limits)
+    caption = "In samples, as the rule requested; an epoch’s last batch may be shorter."
+    return FigureText(title="Batch size", caption=caption, panel=panel)
+
+
+def _learning_rate(runs: Sequence[Run], names: Sequence[str], axis: str) -> FigureText:
+    curves = []
+    for number, run in enumerate(runs):
+        used = column(run.steps, "lr") * column(run.steps, "lr_scale")
+        points = Points(column(run.steps, axis), used)
+        curves.append(Curve(run=number, points=points, style="steps"))
+    rates = np.concatenate([curve.points.y for curve in curves])
+    limits = (0.0, 1.15 * float(np.nanmax(rates)) or 1.0)
+    panel = Panel(title="Learning rate", x_label=AXES[axis], curves=curves, y_limits=limits, overlap=True)
+    caption = "With the rule’s scale on it. Where lines coincide, each lies on a wider one."
+    return FigureText(title="Learning rate", caption=caption, panel=panel)
+
+
+def _noise_scale(runs: Sequence[Run], names: Sequence[str], axis: str) -> FigureText:
+    curves: list[Curve] = []
+    absent: list[str] = []
+    for number, run in enumerate(runs):
+        points = noise_scale_points(run.steps, axis, window=max(20, len(run.steps) / 30))
+        if points is None or not np.isfinite(points.y).any():
+            absent.append(names[number])
+        else:
+            curves.append(Curve(run=number, points=points))
+    caption = (
+        "tr Σ / ‖G‖² in samples: the batch size at which noise and signal are equal. "
+        "Both are averaged over a thirtieth of the run’s updates."
+    )
+    if absent:
+        caption += f" Not shown, since no gradient statistics were logged: {html.escape(', '.join(absent))}."
+    panel = (
+        Panel(title="Gradient noise scale", x_label=AXES[axis], curves=curves, scale="log")
+        if curves
+        else None
+    )
+    return FigureText(title="Gradient noise scale", caption=caption, panel=panel)
+
+
+def _updates(runs: Sequence[Run], names: Sequence[str], axis: str) -> FigureText:
+    curves = [
+        Curve(run=number, points=Points(column(run.steps, axis), column(run.steps, "step") + 1))
+        for number, run in enumerate(runs)
+    ]
+    panel = Panel(title="Updates", x_label=AXES[axis], curves=curves)
+    caption = "Steps of the optimizer so far. A larger batch takes fewer for the same samples."
+    return FigureText(title="Updates", caption=caption, panel=panel)
+
+
+FIGURES: dict[str, Callable[[Sequence[Run], Sequence[str], str], FigureText]] = {
+    "loss": _loss,
+    "accuracy": _accuracy,
+    "batch-size": _batch_size,
+    "noise-scale": _noise_scale,
+    "learning-rate": _learning_rate,
+    "updates": _updates,
+}
+"""The figures of a report, in order: runs, their names and an axis in, a figure out."""

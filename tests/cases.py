@@ -1,0 +1,192 @@
+"""The rules that the contract holds for, and hand-made statistics to ask them with."""
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import gradbatch as gb
+from gradbatch._types import QUANTITIES
+from gradbatch.asking import ask, lacking
+
+RULES: dict[str, Callable[[], gb.Rule[Any]]] = {
+    "fixed": gb.Fixed,
+    "schedule": gb.Schedule,
+    "schedule by samples": lambda: gb.Schedule(table="0:8 1K:20 1.5K:64", unit="samples"),
+    "cabs": gb.CABS,
+    "cabs unbiased": lambda: gb.CABS(decay=0.5, min_batch_size=1, max_batch_size=300, eps=1e-8, unbiased=True),
+    "clip": lambda: gb.Clip(rule=gb.CABS(), min_batch_size=32, max_batch_size=100),
+    "round": lambda: gb.RoundTo(rule=gb.CABS(), multiple=24),
+    "every": lambda: gb.Every(rule=gb.CABS(decay=0.5), steps=3),
+    "warm-up": lambda: gb.Warmup(rule=gb.CABS(decay=0.5), steps=5),
+}
+"""An instance of every rule, and of every wrapper around one: a new rule is a new line."""
+
+WRAPPERS: dict[str, Callable[[gb.Rule[Any]], gb.Rule[Any]]] = {
+    "clip": lambda rule: gb.Clip(rule=rule, min_batch_size=2, max_batch_size=500),
+    "round": lambda rule: gb.RoundTo(rule=rule, multiple=7),
+    "every": lambda rule: gb.Every(rule=rule, steps=2),
+    "warm-up": lambda rule: gb.Warmup(rule=rule, steps=3),
+}
+"""What may hold a rule, so that every rule is also tested inside of each: a new wrapper is a new line."""
+
+
+def moments(
+    *,
+    variance: float = 8.0,
+    grad_sqnorm: float = 4.0,
+    loss: float = 1.0,
+    num_samples: int = 32,
+    groups: tuple[float, ...] = (),
+) -> gb.Statistics:
+    """Statistics with the given biased variance, as a batch gives them that was asked for everything.
+
+    Args:
+        variance: Biased variance, the mean squared distance of the per-sample gradients from their mean.
+        grad_sqnorm: Squared norm of their mean.
+        loss: Mean loss.
+        num_samples: Samples of the batch.
+        groups: Shares of the two moments by parameter group.
+    """
+    parts = tuple(
+        gb.LayerStatistics(num_samples=num_samples, **_moments(share * variance, share * grad_sqnorm, num_samples))
+        for share in groups
+    )
+    whole = _moments(variance, grad_sqnorm, num_samples)
+    return gb.Statistics(num_samples=num_samples, loss=loss, groups=parts or None, **whole)
+
+
+def _moments(variance: float, grad_sqnorm: float, num_samples: int) -> dict[str, float | None]:
+    """All quantities of a batch whose variance lies along the gradient."""
+    if num_samples < 2:
+        return {"sample_sqnorm": grad_sqnorm, "grad_sqnorm": grad_sqnorm, "momentum_projection": grad_sqnorm}
+    unbiased = num_samples / (num_samples - 1) * variance
+    signal = grad_sqnorm - unbiased / num_samples
+    return {
+        "sample_sqnorm": variance + grad_sqnorm,
+        "grad_sqnorm": grad_sqnorm,
+        "grad_variance": unbiased,
+        "noise_scale": unbiased / signal if signal > 0 else None,
+        "projection_variance": unbiased * grad_sqnorm,
+        "diagonal_projection_variance": unbiased * grad_sqnorm,
+        "momentum_projection": grad_sqnorm,
+    }
+
+
+def progress(
+    *,
+    step: int = 0,
+    samples_seen: int = 32,
+    batch_size: int = 32,
+    lr: float = 0.1,
+    dataset_size: int = 1000,
+    group_lrs: tuple[float, ...] = (),
+) -> gb.Progress:
+    """Where training stands, with what a test does not care about filled in."""
+    return gb.Progress(
+        step=step,
+        samples_seen=samples_seen,
+        epoch=samples_seen / dataset_size,
+        lr=group_lrs[0] if group_lrs else lr,
+        momentum=0.0,
+        batch_size=batch_size,
+        dataset_size=dataset_size,
+        group_lrs=group_lrs,
+    )
+
+
+def record(*, samples_seen: int = 32, requested: int = 32, **others: Any) -> gb.Record:
+    """A line of the log, with what a test does not care about filled in."""
+    values = {
+        "step": 0,
+        "epoch": samples_seen / 1000,
+        "batch_size": requested,
+        "next_batch_size": requested,
+        "micro_batches": 1,
+        "lr": 0.1,
+        "lr_scale": 1.0,
+        "loss": 1.0,
+        "seconds": 0.0,
+    }
+    return gb.Record(samples_seen=samples_seen, requested=requested, **values | others)
+
+
+EXTREMES = (
+    {"variance": 0.0},
+    {"grad_sqnorm": 0.0},
+    {"variance": 0.0, "grad_sqnorm": 0.0},
+    {"variance": 0.0, "grad_sqnorm": 0.0, "loss": 0.0},
+    {"loss": 0.0},
+    {"loss": -3.0},
+    {"variance": 1e-300, "grad_sqnorm": 1e-300},
+    {"variance": 1e150, "grad_sqnorm": 1e150},
+    {"variance": 1e150, "grad_sqnorm": 1e150, "loss": 1e-300},
+    {"variance": 1e-300, "grad_sqnorm": 1e-300, "loss": 1e300},
+    {"variance": 1e307, "grad_sqnorm": 0.0, "loss": -1e-3},
+    # Rounding makes the moments of equal gradients differ, in either direction.
+    {"variance": -1e-12, "grad_sqnorm": 1.0},
+)
+"""Finite statistics at the edge of what training gives."""
+
+
+def trajectory(steps: int, *, groups: tuple[float, ...] = (), seed: int = 0) -> list[gb.Statistics]:
+    """A seeded random course of statistics over many orders of magnitude, with the extremes scattered in."""
+    generator = random.Random(seed)
+    course = []
+    for step in range(steps):
+        size = generator.choice([1, 2, 5, 32, 300])
+        scale = math.exp(generator.gauss(0.0, 4.0))
+        values = {"variance": scale, "grad_sqnorm": scale * generator.random(), "loss": generator.expovariate(0.5)}
+        # Not in the first half, so that the course has a long usual stretch before it.
+        if step >= steps // 2 and generator.random() < 0.3:
+            values |= generator.choice(EXTREMES)
+        course.append(moments(**values, num_samples=size, groups=groups))
+    return course
+
+
+def only(statistics: gb.Statistics, quantities: frozenset[str]) -> gb.Statistics:
+    """The statistics as a rule gets them that asked for these quantities: all others are ``None``."""
+    blank = dict.fromkeys(set(QUANTITIES) - quantities)
+    kept = {name: getattr(statistics, name) for name in ("layers", "groups") if name in quantities}
+    return replace(statistics, **blank, **{"layers": None, "groups": None} | kept)
+
+
+class Course(NamedTuple):
+    """What came of asking a rule all along a course of statistics."""
+
+    statistics: list[gb.Statistics]
+    places: list[gb.Progress]
+    decisions: list[gb.Decision]
+    state: Any
+
+
+def follow(
+    rule: gb.Rule[Any],
+    course: list[gb.Statistics],
+    *,
+    carry: Callable[[Any], Any] = lambda state: state,
+) -> Course:
+    """Ask a rule along a course as the controller does: with what it required only, its answer the next request.
+
+    Args:
+        rule: The rule.
+        course: What the batches give.
+        carry: What happens to the state between two steps.
+    """
+    followed = Course([], [], [], carry(rule.init()))
+    here, state = progress(samples_seen=0), followed.state
+    for step, whole in enumerate(course):
+        group_lrs = (0.1, 0.02) if whole.groups else ()
+        before = replace(here, step=step, group_lrs=group_lrs)
+        seen = before.samples_seen + whole.num_samples
+        at = replace(before, samples_seen=seen, epoch=seen / before.dataset_size)
+        quantities = rule.requires(before)
+        statistics = only(whole, quantities)
+        decision, state = ask(rule, statistics, at, state, lacking(statistics, quantities))
+        state = carry(state)
+        followed.statistics.append(statistics)
+        followed.places.append(at)
+        followed.decisions.append(decision)
+        here = replace(at, batch_size=decision.batch_size)
+    return followed._replace(state=state)

@@ -1,0 +1,43 @@
+"""What every test stands on: one torch thread, a fixed seed, the default dtype, and the data sets if there are any."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+_MNIST = [
+    f"{stem}-ubyte"
+    for stem in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+]
+
+
+def pytest_configure() -> None:
+    """Runs in each process, pytest-xdist's workers included: several of them must not fight over the cores."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_torch() -> Iterator[None]:
+    """A fixed seed before each test, and the default dtype back after it."""
+    dtype = torch.get_default_dtype()
+    torch.manual_seed(0)
+    yield
+    torch.set_default_dtype(dtype)
+
+
+@pytest.fixture
+def data_dir() -> Path:
+    """The folder of the image data sets; without one the test is skipped, or fails if the data is required."""
+    folder = Path(os.environ.get("GRADBATCH_DATA") or "GRADBATCH_DATA is not set")
+    raw = folder / "MNIST" / "raw"
+    if all((raw / name).is_file() or (raw / f"{name}.gz").is_file() for name in _MNIST):
+        return folder
+    reason = (
+        "set GRADBATCH_DATA to a folder with the four files of MNIST in MNIST/raw; looked for "
+        f"{_MNIST[0]}(.gz) and its like in {raw}"
+    )
+    if os.environ.get("GRADBATCH_REQUIRE_DATA") == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)

@@ -1,0 +1,199 @@
+import json
+import sys
+
+import pytest
+import torch
+
+from gradbatch.checkpoint import load_checkpoint
+from gradbatch.errors import GradbatchError, InvalidInputError, MissingDataError, OutputError
+from gradbatch.experiments import loop
+from gradbatch.experiments.loop import train
+from gradbatch.experiments.run import RunFolder, read_run, settings_of
+from gradbatch.experiments.settings import TrainSettings
+from gradbatch.sinks.jsonl import JsonlSink
+
+
+def settings(out, **changes):
+    values = {"rule": "cabs", "lr": 1.0, "epochs": 2, "set": ("min_batch_size=24",), "out": out}
+    return TrainSettings(**values | changes)
+
+
+def without_clock(lines):
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+def interrupt_at(monkeypatch, step):
+    """Ctrl-C while the update at that step is logged."""
+
+    def log(self, record):
+        if record.step == step:
+            raise KeyboardInterrupt
+        self.write(record.to_dict())
+
+    monkeypatch.setattr(JsonlSink, "log", log)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"optimizer": "adam", "lr": 0.01, "lr_schedule": "cosine", "micro_batch_size": 20},
+        {"momentum": 0.9, "lr": 0.2, "lr_schedule": "plateau", "validation": 0.2, "rule": "fixed", "set": ()},
+    ],
+)
+def test_an_interrupted_run_that_goes_on_is_the_uninterrupted_run(tmp_path, monkeypatch, changes):
+    whole = read_run(train(settings(tmp_path / "whole", **changes)))
+    first_epoch = next(line["step"] for line in whole.evaluations)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, first_epoch + 7)
+        with pytest.raises(KeyboardInterrupt):
+            train(settings(tmp_path / "cut", **changes))
+    assert len(read_run(tmp_path / "cut").steps) == first_epoch + 7
+    resumed = read_run(train(settings_of(tmp_path / "cut", {})))
+    assert without_clock(resumed.steps) == without_clock(whole.steps)
+    assert without_clock(resumed.evaluations) == without_clock(whole.evaluations)
+    ours = load_checkpoint(tmp_path / "cut" / "checkpoint.pt")["model"]
+    theirs = load_checkpoint(tmp_path / "whole" / "checkpoint.pt")["model"]
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_run_stopped_before_its_first_checkpoint_begins_anew(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            train(settings(tmp_path / "cut", epochs=1))
+    resumed = read_run(train(settings_of(tmp_path / "cut", {})))
+    whole = read_run(train(settings(tmp_path / "whole", epochs=1)))
+    assert without_clock(resumed.steps) == without_clock(whole.steps)
+
+
+def test_a_finished_run_takes_a_longer_budget(tmp_path):
+    train(settings(tmp_path / "run", epochs=1))
+    before = read_run(tmp_path / "run")
+    train(settings_of(tmp_path / "run", {}))
+    assert read_run(tmp_path / "run").steps == before.steps
+    longer = read_run(train(settings_of(tmp_path / "run", {"epochs": 2})))
+    whole = read_run(train(settings(tmp_path / "whole")))
+    assert without_clock(longer.steps) == without_clock(whole.steps)
+    assert longer.manifest["settings"]["epochs"] == 2
+
+
+def test_the_logs_say_what_happened(tmp_path):
+    run = read_run(train(settings(tmp_path / "run", validation=0.1)))
+    sizes = [line["batch_size"] for line in run.steps]
+    assert sum(sizes) == run.steps[-1]["samples_seen"] == 2 * 1293
+    assert [line["step"] for line in run.steps] == list(range(len(sizes)))
+    assert [line["epoch"] for line in run.evaluations] == [1.0, 2.0]
+    last = run.evaluations[-1]
+    assert last["step"] == len(sizes)
+    assert last["test_accuracy"] > 0.8
+    assert last["validation_accuracy"] > 0.8
+    manifest = run.manifest
+    assert manifest["rule"]["parameters"]["min_batch_size"] == 24
+    assert manifest["task"] == {
+        "name": "digits",
+        "train_samples": 1293,
+        "validation_samples": 144,
+        "test_samples": 360,
+    }
+    assert manifest["model"]["num_parameters"] == 4810
+    assert manifest["versions"]["torch"] == torch.__version__
+
+
+@pytest.mark.parametrize(("budget", "epochs"), [({"samples": 500}, 500 / 1437), ({"steps": 9}, None)])
+def test_a_budget_that_ends_within_an_epoch_is_evaluated_at_its_end(tmp_path, budget, epochs):
+    run = read_run(train(settings(tmp_path / "run", epochs=None, **budget)))
+    assert len(run.evaluations) == 1
+    assert run.evaluations[0]["step"] == len(run.steps)
+    if epochs is None:
+        assert len(run.steps) == 9
+    else:
+        assert run.evaluations[0]["epoch"] == pytest.approx(epochs)
+
+
+def test_a_seed_fixes_a_run(tmp_path):
+    first, same, other = (
+        read_run(train(settings(tmp_path / str(number), epochs=1, seed=seed)))
+        for number, seed in enumerate((1, 1, 2))
+    )
+    assert without_clock(first.steps) == without_clock(same.steps)
+    assert without_clock(first.steps) != without_clock(other.steps)
+
+
+def test_a_folder_with_a_run_is_refused(tmp_path):
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(OutputError, match=r"already holds a run: go on with it \(--resume\)"):
+        train(settings(tmp_path))
+
+
+def test_an_unusable_folder_is_refused_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "Controller", None)  # training would fail otherwise
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot be made"):
+        train(settings(tmp_path / "file" / "run"))
+
+
+def test_resuming_refuses_another_run(tmp_path):
+    train(settings(tmp_path / "run", epochs=1, lr_schedule="cosine"))
+    with pytest.raises(InvalidInputError, match=r"begun with `lr` 1\.0, got 0\.5: leave it out"):
+        settings_of(tmp_path / "run", {"lr": 0.5})
+    with pytest.raises(InvalidInputError, match=r"cosine schedule of the run .* whole budget"):
+        settings_of(tmp_path / "run", {"epochs": 3})
+    with pytest.raises(InvalidInputError, match="begun with `seed` 0, got 1"):
+        train(settings(tmp_path / "run", epochs=1, lr_schedule="cosine", seed=1, resume=True))
+    with pytest.raises(MissingDataError, match="not the folder of a run"):
+        settings_of(tmp_path / "nothing", {})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "run.json is damaged"),
+        ('{"settings": {}}', "run.json lacks model, rule, task"),
+        ("3", "damaged"),
+    ],
+)
+def test_a_damaged_manifest_is_a_sentence(tmp_path, content, message):
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(InvalidInputError, match=message):
+        RunFolder(tmp_path).read_manifest()
+
+
+def test_a_log_of_something_else_is_a_sentence(tmp_path):
+    train(settings(tmp_path / "run", epochs=None, steps=1))
+    path = tmp_path / "run" / "steps.jsonl"
+    path.write_text(json.dumps({"step": 0}) + "\n")
+    with pytest.raises(InvalidInputError, match="lines without `samples_seen`"):
+        read_run(tmp_path / "run")
+    path.write_text("")
+    with pytest.raises(InvalidInputError, match="has no steps yet"):
+        read_run(tmp_path / "run")
+
+
+def test_training_that_diverges_ends_in_a_sentence_with_its_log_intact(tmp_path):
+    with pytest.raises(GradbatchError):
+        train(settings(tmp_path / "run", rule="fixed", set=(), lr=1e30))
+    assert read_run(tmp_path / "run").steps
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("model", ["cnn", "mlp"])
+def test_fashion_mnist_trains(tmp_path, data_dir, model):
+    chosen = settings(
+        tmp_path / "run",
+        task="fashion-mnist",
+        model=model,
+        set=(),
+        lr=0.02,
+        epochs=None,
+        steps=2,
+        data_dir=data_dir,
+    )
+    run = read_run(train(chosen))
+    assert run.manifest["model"]["num_parameters"] == {"cnn": 818_698, "mlp": 50_890}[model]
+    assert run.steps[-1]["sample_sqnorm"] > 0
+
+
+def test_the_loop_stays_short_enough_to_read():
+    with open(sys.modules[train.__module__].__file__) as file:
+        assert len(file.readlines()) <= 120

@@ -1,0 +1,134 @@
+import json
+import logging
+import re
+import shutil
+from html.parser import HTMLParser
+
+import pytest
+
+from gradbatch.errors import InvalidInputError, MissingDataError, OutputError
+from gradbatch.experiments.loop import train
+from gradbatch.experiments.report import render_report, write_report
+from gradbatch.experiments.run import read_run
+from gradbatch.experiments.settings import TrainSettings
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    fixed = TrainSettings(rule="fixed", lr=0.5, epochs=2, out=root / "plain")
+    cabs = TrainSettings(rule="cabs", lr=0.5, epochs=2, validation=0.1, out=root / "<script>cabs")
+    return [train(fixed), train(cabs)]
+
+
+class Links(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.outside, self.ids, self.inside, self.tags = [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name in ("src", "href", "xlink:href"):
+                (self.inside if value.startswith("#") else self.outside).append(value)
+            if name == "id":
+                self.ids.append(value)
+
+
+def parsed(page):
+    links = Links()
+    links.feed(page)
+    return links
+
+
+def test_the_page_needs_nothing_from_outside(folders):
+    page = render_report([read_run(folder) for folder in folders])
+    links = parsed(page)
+    assert links.outside == ["data:,"]
+    assert len(links.ids) == len(set(links.ids))
+    assert {link.removeprefix("#") for link in links.inside} <= set(links.ids)
+    assert set(re.findall(r"url\(#([^)]*)\)", page)) <= set(links.ids)
+    assert "@import" not in page
+    assert "script" not in links.tags
+    assert links.tags.count("svg") == 12
+
+
+def test_names_from_outside_are_escaped(folders):
+    page = render_report([read_run(folder) for folder in folders])
+    assert "&lt;script&gt;cabs" in page
+
+
+def test_results_and_settings_are_told(folders):
+    runs = [read_run(folder) for folder in folders]
+    page = render_report(runs)
+    best = max(line["test_accuracy"] for line in runs[0].evaluations)
+    assert f"<strong>{best:.2%}</strong>" in page
+    rows = re.findall(r"<tr( class=\"differs\")?><th scope=\"row\">([^<]+)</th>(.*?)</tr>", page)
+    marked = {name.removeprefix("≠ ") for mark, name, _ in rows if mark}
+    assert {"rule", "validation", "cabs: decay"} <= marked
+    assert not {"lr", "epochs", "optimizer"} & marked
+    assert "Not shown, since no gradient statistics were logged: plain." in page
+
+
+def test_a_run_without_statistics_has_no_noise_scale(folders):
+    page = render_report([read_run(folders[0])])
+    assert parsed(page).tags.count("svg") == 10
+    assert "≠" not in page
+
+
+def test_runs_of_one_name_are_told_apart(folders, tmp_path):
+    shutil.copytree(folders[0], tmp_path / "other" / "plain")
+    page = render_report([read_run(folders[0]), read_run(tmp_path / "other" / "plain")])
+    assert "other/plain" in page
+    with pytest.raises(InvalidInputError, match="named twice"):
+        render_report([read_run(folders[0])] * 2)
+
+
+def test_a_run_that_was_not_evaluated_yet_is_shown(folders, tmp_path):
+    shutil.copytree(folders[0], tmp_path / "run")
+    (tmp_path / "run" / "evaluations.jsonl").unlink()
+    assert "No run has been evaluated yet." in render_report([read_run(tmp_path / "run")])
+
+
+def test_thousands_of_steps_stay_small(folders, tmp_path):
+    shutil.copytree(folders[1], tmp_path / "run")
+    lines = read_run(folders[1]).steps
+    with (tmp_path / "run" / "steps.jsonl").open("w") as file:
+        for step in range(20_000):
+            line = lines[step % len(lines)] | {"step": step, "samples_seen": 32 * step, "seconds": step / 100}
+            file.write(json.dumps(line) + "\n")
+    page = render_report([read_run(tmp_path / "run"), *map(read_run, folders)])
+    assert len(page) < 1_000_000
+
+
+def test_writing_replaces_the_page_and_leaves_nothing_else(folders, tmp_path):
+    output = tmp_path / "report.html"
+    output.write_text("old")
+    write_report(folders, output)
+    assert output.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert list(tmp_path.iterdir()) == [output]
+
+
+def test_a_page_that_cannot_be_written_is_a_sentence(folders, tmp_path):
+    with pytest.raises(OutputError, match="cannot be written"):
+        write_report(folders[:1], tmp_path / "missing" / "report.html")
+
+
+def test_what_is_no_run_is_a_sentence(folders, tmp_path):
+    with pytest.raises(MissingDataError, match=r"not the folder of a run, it has no run\.json"):
+        write_report([tmp_path], tmp_path / "report.html")
+    shutil.copytree(folders[0], tmp_path / "run")
+    (tmp_path / "run" / "steps.jsonl").unlink()
+    with pytest.raises(InvalidInputError, match="has no steps yet"):
+        write_report([tmp_path / "run"], tmp_path / "report.html")
+    with pytest.raises(InvalidInputError, match="at least one run"):
+        render_report([])
+
+
+def test_a_log_that_was_cut_short_is_drawn_with_a_warning(folders, tmp_path, caplog):
+    shutil.copytree(folders[0], tmp_path / "run")
+    path = tmp_path / "run" / "steps.jsonl"
+    path.write_bytes(path.read_bytes()[:-20])
+    with caplog.at_level(logging.WARNING):
+        write_report([tmp_path / "run"], tmp_path / "report.html")
+    assert "cut short" in caplog.text
