@@ -15,7 +15,9 @@ RULES: dict[str, Callable[[], gb.Rule[Any]]] = {
     "schedule": gb.Schedule,
     "schedule by samples": lambda: gb.Schedule(table="0:8 1K:20 1.5K:64", unit="samples"),
     "cabs": gb.CABS,
-    "cabs unbiased": lambda: gb.CABS(decay=0.5, min_batch_size=1, max_batch_size=300, eps=1e-8, unbiased=True),
+    "cabs unbiased": lambda: gb.CABS(
+        decay=0.5, min_batch_size=1, max_batch_size=300, eps=1e-8, unbiased=True
+    ),
     "clip": lambda: gb.Clip(rule=gb.CABS(), min_batch_size=32, max_batch_size=100),
     "round": lambda: gb.RoundTo(rule=gb.CABS(), multiple=24),
     "every": lambda: gb.Every(rule=gb.CABS(decay=0.5), steps=3),
@@ -50,7 +52,9 @@ def moments(
         groups: Shares of the two moments by parameter group.
     """
     parts = tuple(
-        gb.LayerStatistics(num_samples=num_samples, **_moments(share * variance, share * grad_sqnorm, num_samples))
+        gb.LayerStatistics(
+            num_samples=num_samples, **_moments(share * variance, share * grad_sqnorm, num_samples)
+        )
         for share in groups
     )
     whole = _moments(variance, grad_sqnorm, num_samples)
@@ -137,7 +141,11 @@ def trajectory(steps: int, *, groups: tuple[float, ...] = (), seed: int = 0) -> 
     for step in range(steps):
         size = generator.choice([1, 2, 5, 32, 300])
         scale = math.exp(generator.gauss(0.0, 4.0))
-        values = {"variance": scale, "grad_sqnorm": scale * generator.random(), "loss": generator.expovariate(0.5)}
+        values = {
+            "variance": scale,
+            "grad_sqnorm": scale * generator.random(),
+            "loss": generator.expovariate(0.5),
+        }
         # Not in the first half, so that the course has a long usual stretch before it.
         if step >= steps // 2 and generator.random() < 0.3:
             values |= generator.choice(EXTREMES)
@@ -167,7 +175,7 @@ def follow(
     *,
     carry: Callable[[Any], Any] = lambda state: state,
 ) -> Course:
-    """Ask a rule along a course as the controller does: with what it required only, its answer the next request.
+    """Ask a rule along a course as the controller does: with what it required, its answer the next request.
 
     Args:
         rule: The rule.

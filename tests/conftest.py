@@ -1,4 +1,4 @@
-"""What every test stands on: one torch thread, a fixed seed, the default dtype, and the data sets if there are any."""
+"""What every test stands on: one torch thread, a fixed seed, the default dtype, and the data sets."""
 
 import os
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ _MNIST = [
 
 
 def pytest_configure() -> None:
-    """Runs in each process, pytest-xdist's workers included: several of them must not fight over the cores."""
+    """In each process, pytest-xdist's workers included: they must not fight over the cores."""
     torch.set_num_threads(1)
 
 
@@ -29,7 +29,7 @@ def _fresh_torch() -> Iterator[None]:
 
 @pytest.fixture
 def data_dir() -> Path:
-    """The folder of the image data sets; without one the test is skipped, or fails if the data is required."""
+    """The folder of the image data sets; without one the test is skipped, or fails if data is required."""
     folder = Path(os.environ.get("GRADBATCH_DATA") or "GRADBATCH_DATA is not set")
     raw = folder / "MNIST" / "raw"
     if all((raw / name).is_file() or (raw / f"{name}.gz").is_file() for name in _MNIST):

@@ -7,9 +7,9 @@ from dataclasses import FrozenInstanceError, fields, replace
 from typing import Any
 
 import pytest
-from cases import moments, progress, record
 
 import gradbatch as gb
+from cases import moments, progress, record
 from gradbatch._types import QUANTITIES
 from gradbatch.errors import InvalidInputError
 
@@ -56,10 +56,10 @@ def test_finite_statistics() -> None:
     assert gb.Statistics(num_samples=1, loss=-1e308, grad_sqnorm=1e308).is_finite
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("name", ["loss", *QUANTITIES])
-def test_not_finite_statistics(name: str, value: float) -> None:
-    assert not replace(moments(), **{name: value}).is_finite
+def test_not_finite_statistics(name: str) -> None:
+    for value in (math.nan, math.inf, -math.inf):
+        assert not replace(moments(), **{name: value}).is_finite
 
 
 def test_a_rule_must_say_all_three_things() -> None:
@@ -74,7 +74,12 @@ def test_a_rule_must_say_all_three_things() -> None:
 
 def test_a_line_of_the_log() -> None:
     line = record(
-        samples_seen=64, requested=40, batch_size=32, grad_sqnorm=2.5, reason="why", shadows={"CABS": 16, "CABS-2": 48}
+        samples_seen=64,
+        requested=40,
+        batch_size=32,
+        grad_sqnorm=2.5,
+        reason="why",
+        shadows={"CABS": 16, "CABS-2": 48},
     )
     assert line.to_dict() == {
         "step": 0,

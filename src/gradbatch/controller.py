@@ -353,6 +353,9 @@ class Controller:
             try:
                 self._listen(batch)
                 yield micro_batch
+            except GeneratorExit:  # the loop was left
+                self._abandon()
+                raise
             finally:
                 self._stop_listening(failed=True)
             if self._handed_out:
@@ -425,7 +428,7 @@ class Controller:
         self, batch: _Batch, statistics: Statistics, progress: Progress, decision: Decision
     ) -> Record:
         """Update, count, and put it on record."""
-        is_updated = statistics.is_finite and self._update(decision.lr_scale)
+        is_updated = self._update(decision.lr_scale) if statistics.is_finite else self._skip()
         self._stream.commit(batch.drawn)
         self._seconds += time.perf_counter() - batch.started
         self._record = record = Record(
@@ -460,7 +463,7 @@ class Controller:
         if self._clip_grad_norm is not None:
             parameters = [p for group in parameters_of(self._optimizer) for p in group]
             if not math.isfinite(nn.utils.clip_grad_norm_(parameters, self._clip_grad_norm)):
-                return False
+                return self._skip()
         if self._scaler is None and lr_scale == 1:
             self._optimizer.step()
             return True
@@ -476,6 +479,12 @@ class Controller:
         self._scaler.step(self._optimizer)
         self._scaler.update()
         return self._scaler.get_scale() >= before  # it shrinks where it skipped
+
+    def _skip(self) -> bool:
+        """No step; the scaler learns that it was too large."""
+        if self._scaler is not None:
+            self._scaler.update()
+        return False
 
     def _ask_shadows(self, batch: _Batch, statistics: Statistics, progress: Progress) -> dict[str, int]:
         """The sizes that the shadows would have chosen."""

@@ -9,9 +9,9 @@ from dataclasses import FrozenInstanceError, fields, is_dataclass, replace
 from typing import Any
 
 import pytest
-from cases import EXTREMES, RULES, WRAPPERS, Course, follow, moments, only, progress, trajectory
 
 import gradbatch as gb
+from cases import EXTREMES, RULES, WRAPPERS, Course, follow, moments, only, progress, trajectory
 from gradbatch import rules
 from gradbatch._types import QUANTITIES
 from gradbatch.asking import ask, lacking
@@ -128,7 +128,7 @@ def test_sizes_are_sizes_at_the_edge(extreme: dict[str, float]) -> None:
 def test_own_bounds_are_kept(rule: gb.Rule[Any]) -> None:
     smallest = getattr(rule, "min_batch_size", 1)
     largest = getattr(rule, "max_batch_size", None) or math.inf
-    # A held answer repeats the request, whatever it is: such as the first one, before the rule was ever obeyed.
+    # A held answer repeats the request, such as the first one, from before the rule was ever obeyed.
     decisions = follow(rule, trajectory(STEPS)).decisions
     obeyed = [d.batch_size for d in decisions if not d.reason.startswith(("held", "cabs: held"))]
     assert len(obeyed) > STEPS // 4
@@ -220,7 +220,9 @@ def test_replay_of_a_log(rule: gb.Rule[Any]) -> None:
 
 def _log(followed: Course) -> Iterator[gb.Record]:
     """The records that a run along the course would have written."""
-    for statistics, here, decision in zip(followed.statistics, followed.places, followed.decisions, strict=True):
+    for statistics, here, decision in zip(
+        followed.statistics, followed.places, followed.decisions, strict=True
+    ):
         yield gb.Record(
             step=here.step,
             samples_seen=here.samples_seen,

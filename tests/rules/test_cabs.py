@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import follow, moments, progress
 
 import gradbatch as gb
+from cases import follow, moments, progress
 from gradbatch.errors import InvalidInputError
 
 HALF = {"decay": 0.5, "min_batch_size": 1, "max_batch_size": 1000}
@@ -28,7 +28,11 @@ def test_by_hand() -> None:
     #   variance 10, loss 3:  5/2   = 2.5  -> 2, the even one
     #   variance  9, loss 2:  7/2   = 3.5  -> 4, the even one
     #   variance 23, loss 0: 15/1   = 15
-    course = [{"variance": 10.0, "loss": 3.0}, {"variance": 9.0, "loss": 2.0}, {"variance": 23.0, "loss": 0.0}]
+    course = [
+        {"variance": 10.0, "loss": 3.0},
+        {"variance": 9.0, "loss": 2.0},
+        {"variance": 23.0, "loss": 0.0},
+    ]
     assert sizes(gb.CABS(**HALF), *course) == [2, 4, 15]
     # The learning rate, c and eps where they belong: 4 * 2 * 5/(2 + 0.5) = 16.
     assert sizes(gb.CABS(**HALF, scale=4.0, eps=0.5), course[0], lr=2.0) == [16]
@@ -42,7 +46,7 @@ def test_the_authors_defaults() -> None:
     assert rule.init() == {"variances": [], "loss": 1.0}
     # 5 % of 80000 from 0 and 5 % of 3 from 1: 0.1 * 4000/1.1 = 363.6.
     assert sizes(rule, {"variance": 80_000.0, "loss": 3.0}, lr=0.1) == [364]
-    # A variance of 3000 at a loss of 1 would ask for 300; with averages from 0 the first tens of steps ask for less.
+    # A variance of 3000 at a loss of 1 asks for 300 in the end, and for less in the first tens of steps.
     early = sizes(rule, *[{"variance": 3000.0}] * 100, lr=0.1)
     assert early[0] == 16
     assert early == sorted(early)
@@ -50,7 +54,14 @@ def test_the_authors_defaults() -> None:
 
 
 def authors_rule(
-    xi: np.ndarray, loss: np.ndarray, alpha: np.ndarray, *, mu: float, c: float, eps: float, bounds: tuple[int, int]
+    xi: np.ndarray,
+    loss: np.ndarray,
+    alpha: np.ndarray,
+    *,
+    mu: float,
+    c: float,
+    eps: float,
+    bounds: tuple[int, int],
 ) -> np.ndarray:
     """The authors' update, step by step as their code has it: averages, round half to even, clip."""
     xi_avg, f_avg, answers = np.float64(0.0), np.float64(1.0), []
@@ -62,11 +73,12 @@ def authors_rule(
     return np.array(answers)
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_against_the_authors_rule(seed: int) -> None:
     generator = np.random.default_rng(seed)
     steps, options = 500, {"c": 1.7, "eps": 1e-8, "mu": 0.9}
-    second = np.exp(generator.normal(7.0, 1.5, steps).cumsum() / np.sqrt(np.arange(1, steps + 1)) / 7)
+    swing = 6 + 4 * np.sin(np.linspace(0, 20, steps))
+    second = np.exp(swing + generator.normal(0, 1, steps))
     first = second * generator.uniform(0, 1, steps)
     loss = generator.exponential(1.5, steps)
     alpha = generator.choice([0.3, 0.1, 0.03], steps)
@@ -84,14 +96,18 @@ def test_against_the_authors_rule(seed: int) -> None:
     assert sum(3 < size < 700 for size in ours) > 100
 
 
-@pytest.mark.parametrize(("numerator", "expected"), [(0.5, 1), (1.5, 2), (2.5, 2), (3.5, 4), (4.5, 4), (4.75, 5)])
+@pytest.mark.parametrize(
+    ("numerator", "expected"), [(0.5, 1), (1.5, 2), (2.5, 2), (3.5, 4), (4.5, 4), (4.75, 5)]
+)
 def test_ties_go_to_the_even_size(numerator: float, expected: int) -> None:
     assert sizes(gb.CABS(**HALF), {"variance": 2 * numerator}) == [expected]
 
 
 @pytest.mark.parametrize(("variance", "expected"), [(2 * 9.4, 10), (2 * 10.4, 10), (2 * 20.6, 20), (2e9, 20)])
 def test_bounds(variance: float, expected: int) -> None:
-    assert sizes(gb.CABS(decay=0.5, min_batch_size=10, max_batch_size=20), {"variance": variance}) == [expected]
+    assert sizes(gb.CABS(decay=0.5, min_batch_size=10, max_batch_size=20), {"variance": variance}) == [
+        expected
+    ]
 
 
 def test_the_data_set_is_a_bound_too() -> None:
@@ -130,7 +146,7 @@ def test_parameter_groups(unbiased: bool) -> None:
     here = progress(group_lrs=(1.0, 0.25, 0.0))
     assert rule.requires(here) == {"sample_sqnorm", "grad_sqnorm", "groups"}
     assert rule.requires(progress()) == {"sample_sqnorm", "grad_sqnorm"}
-    # Variances 12, 24, 60 of four samples; averages 6, 12, 30; 1 * 6 + 0.25 * 12 + 0 * 30 = 9 over a loss of 1.
+    # Variances 12, 24, 60 of four samples; averages 6, 12, 30; 6 + 0.25 * 12 + 0 * 30 = 9 over a loss of 1.
     statistics = moments(variance=96.0, grad_sqnorm=8.0, num_samples=4, groups=(0.125, 0.25, 0.625))
     decision, state = rule.update(statistics, here, rule.init())
     bessel = 4 / 3 if unbiased else 1
@@ -164,7 +180,7 @@ def test_a_loss_average_of_zero_asks_for_the_largest_batch() -> None:
 
 def test_a_negative_loss_average_asks_for_the_smallest_batch() -> None:
     assert sizes(gb.CABS(**HALF), {"variance": 1e9, "loss": -2.0}) == [1]
-    # The ratio of large numbers and a small negative one is minus infinity, which is still below the smallest.
+    # A large number over a small negative one is minus infinity, which is still below the smallest.
     assert sizes(gb.CABS(**HALF), {"variance": 1e300, "loss": -1.0 - 2.0**-52}, lr=1e8) == [1]
 
 
@@ -192,7 +208,9 @@ def test_the_size_used_and_the_size_requested_play_no_part() -> None:
     decisions = [d.batch_size for d in follow(gb.CABS(decay=0.0), course).decisions]
     assert decisions == [16, 16, 16]
     decisions = [
-        gb.CABS(decay=0.0).update(moments(variance=500.0), progress(batch_size=b), {"variances": [], "loss": 1.0})[0]
+        gb.CABS(decay=0.0).update(
+            moments(variance=500.0), progress(batch_size=b), {"variances": [], "loss": 1.0}
+        )[0]
         for b in (1, 32, 900)
     ]
     assert {d.batch_size for d in decisions} == {50}

@@ -1,9 +1,9 @@
 """The batch size that never changes."""
 
 import pytest
-from cases import follow, moments, progress, trajectory
 
 import gradbatch as gb
+from cases import follow, moments, progress, trajectory
 
 
 def test_it_measures_nothing_and_keeps_nothing() -> None:

@@ -5,11 +5,11 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
-from cases import WRAPPERS, follow, moments, progress
 from hypothesis import given
 from hypothesis import strategies as st
 
 import gradbatch as gb
+from cases import WRAPPERS, follow, moments, progress
 from gradbatch.errors import InvalidInputError
 
 
@@ -65,7 +65,16 @@ def test_clip(size: int, bounds: tuple[int, int | None], expected: int) -> None:
 
 @pytest.mark.parametrize(
     ("size", "multiple", "expected"),
-    [(40, 1, 40), (40, 8, 40), (40, 16, 48), (39, 16, 32), (41, 16, 48), (24, 16, 32), (3, 64, 64), (1, 2, 2)],
+    [
+        (40, 1, 40),
+        (40, 8, 40),
+        (40, 16, 48),
+        (39, 16, 32),
+        (41, 16, 48),
+        (24, 16, 32),
+        (3, 64, 64),
+        (1, 2, 2),
+    ],
 )
 def test_round_to(size: int, multiple: int, expected: int) -> None:
     decision = answer(gb.RoundTo(rule=Says(size=size), multiple=multiple))
@@ -130,7 +139,11 @@ def test_warmup_watches_before_it_obeys() -> None:
     assert [d.batch_size for d in followed.decisions] == [32, 32, 32, 40, 40]
     assert [d.lr_scale for d in followed.decisions] == [1.0, 1.0, 1.0, 2.0, 2.0]
     assert [d.weights is None for d in followed.decisions] == [True, True, True, False, False]
-    assert [d.reason for d in followed.decisions[1:4]] == ["warm-up 2 of 3; said", "warm-up 3 of 3; said", "said"]
+    assert [d.reason for d in followed.decisions[1:4]] == [
+        "warm-up 2 of 3; said",
+        "warm-up 3 of 3; said",
+        "said",
+    ]
     assert all(rule.requires(progress(step=step)) == {"noise_scale"} for step in range(5))
     # The held rule saw all five; the count stops where the warm-up ends.
     assert followed.state == {"watched": 3, "held": 5}
@@ -173,12 +186,14 @@ def test_what_is_no_rule_is_refused(wrap: Any, thing: object) -> None:
 @pytest.mark.parametrize("wrapper", WITH_STEPS)
 @pytest.mark.parametrize("steps", [-1, 1.0, True, "3", None])
 def test_bad_steps(wrapper: Any, steps: Any) -> None:
-    with pytest.raises(InvalidInputError, match=f"`steps` must be a whole number of at least [01], got {steps!r}"):
+    with pytest.raises(
+        InvalidInputError, match=f"`steps` must be a whole number of at least [01], got {steps!r}"
+    ):
         wrapper(rule=Says(), steps=steps)
 
 
 def test_every_zero_steps_is_refused() -> None:
-    with pytest.raises(InvalidInputError, match="`steps`.*at least 1, got 0"):
+    with pytest.raises(InvalidInputError, match=r"`steps`.*at least 1, got 0"):
         gb.Every(rule=Says(), steps=0)
 
 
@@ -190,7 +205,12 @@ def test_bad_multiples(multiple: Any) -> None:
 
 @pytest.mark.parametrize(
     ("bounds", "named"),
-    [((0, None), "min_batch_size"), ((1.5, None), "min_batch_size"), ((9, 8), "max_batch_size"), ((1, 0), "max_batch_size")],
+    [
+        ((0, None), "min_batch_size"),
+        ((1.5, None), "min_batch_size"),
+        ((9, 8), "max_batch_size"),
+        ((1, 0), "max_batch_size"),
+    ],
 )
 def test_bad_bounds(bounds: tuple[Any, Any], named: str) -> None:
     with pytest.raises(InvalidInputError, match=f"`{named}` must be a whole number of at least"):

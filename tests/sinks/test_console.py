@@ -30,7 +30,7 @@ def test_a_file_gets_a_plain_line_per_epoch():
     lines = file.getvalue().splitlines()
     assert len(lines) == 3
     assert lines[-1].startswith(
-        "digits  epoch 3  120/120 samples  batch 10  lr 0.1  loss 2.5000  10 samples/s"
+        "digits  epoch 3  120/120 samples  10 samples/s  batch 10  lr 0.1  loss 2.5000"
     )
     assert lines[-1].endswith("accuracy 11")
 

@@ -110,7 +110,9 @@ def _learning_rate(runs: Sequence[Run], names: Sequence[str], axis: str) -> Figu
     rates = np.concatenate([curve.points.y for curve in curves])
     limits = (0.0, 1.15 * float(np.nanmax(rates)) or 1.0)
     panel = Panel(title="Learning rate", x_label=AXES[axis], curves=curves, y_limits=limits, overlap=True)
-    caption = "With the rule’s scale on it. Where lines coincide, each lies on a wider one."
+    caption = "With the rule’s scale on it."
+    if len(runs) > 1:
+        caption += " Where lines coincide, each lies on a wider one."
     return FigureText(title="Learning rate", caption=caption, panel=panel)
 
 
@@ -125,7 +127,7 @@ def _noise_scale(runs: Sequence[Run], names: Sequence[str], axis: str) -> Figure
             curves.append(Curve(run=number, points=points))
     caption = (
         "tr Σ / ‖G‖² in samples: the batch size at which noise and signal are equal. "
-        "Both are averaged over a thirtieth of the run’s updates."
+        "Both are averaged over a thirtieth of the run’s updates; a gap is where noise hides the signal."
     )
     if absent:
         caption += f" Not shown, since no gradient statistics were logged: {html.escape(', '.join(absent))}."

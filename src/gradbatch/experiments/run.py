@@ -150,7 +150,6 @@ def describe(settings: TrainSettings, rule: Rule[Any], model: nn.Module, dataset
     Returns:
         The manifest.
     """
-    is_cuda = settings.device.startswith("cuda")
     return {
         "format": _FORMAT,
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -175,13 +174,7 @@ def describe(settings: TrainSettings, rule: Rule[Any], model: nn.Module, dataset
             "torch": torch.__version__,
             "numpy": np.__version__,
         },
-        "hardware": {
-            "platform": platform.platform(),
-            "processor": platform.processor() or platform.machine(),
-            "num_cpus": os.cpu_count(),
-            "num_threads": torch.get_num_threads(),
-            "device": torch.cuda.get_device_name(settings.device) if is_cuda else settings.device,
-        },
+        "hardware": _hardware(settings.device),
     }
 
 
@@ -260,6 +253,17 @@ def read_run(folder: Path) -> Run:
             raise InvalidInputError(f"{files.steps} has lines without `{field}`: it is no log of a run")
     evaluations = read_jsonl(files.evaluations) if files.evaluations.exists() else []
     return Run(folder=folder, manifest=manifest, steps=steps, evaluations=evaluations)
+
+
+def _hardware(device: str) -> dict[str, Any]:
+    """What the run's times, and its last bits, depend on."""
+    return {
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "num_cpus": os.cpu_count(),
+        "num_threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
+    }
 
 
 def _plain(value: Any) -> Any:

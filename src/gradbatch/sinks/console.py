@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from typing import TYPE_CHECKING, TextIO
 
@@ -49,15 +48,16 @@ class ProgressBar:
     def log(self, record: Record) -> None:
         """Show where training stands after one update."""
         self._first = self._first or record
-        numbers = self._numbers(record)
         if self._bar is not None and self._task is not None:
             self._bar.start()
-            text = f"{numbers}  {self._note}".rstrip()
+            # Two lines, so that an ordinary terminal has room for the bar.
+            text = f"{self._speed(record)}\n{_state(record)}  {self._note}"
             self._bar.update(self._task, completed=record.samples_seen, numbers=text)
             return
         self._end_line()
         if self._is_due(record):
-            self._file.write(f"{self._title}  epoch {record.epoch:.4g}  {numbers}")
+            place = f"{self._title}  epoch {record.epoch:.4g}  {self._speed(record)}"
+            self._file.write(f"{place}  {_state(record)}")
             self._line_is_open = True
 
     def note(self, text: str) -> None:
@@ -87,19 +87,20 @@ class ProgressBar:
             self._file.flush()
             self._line_is_open = False
 
-    def _numbers(self, record: Record) -> str:
-        """The numbers beside the bar."""
+    def _speed(self, record: Record) -> str:
+        """How far, and how fast since this bar began."""
         assert self._first is not None
         seconds = record.seconds - self._first.seconds
-        speed = (record.samples_seen - self._first.samples_seen) / seconds if seconds > 0 else math.nan
         total = "" if self._total is None else f"/{self._total:,}"
-        parts = [
-            f"{record.samples_seen:,}{total} samples",
-            f"batch {record.requested}",
-            f"lr {record.lr * record.lr_scale:.3g}",
-            f"loss {record.loss:.4f}",
-        ]
-        return "  ".join(parts if math.isnan(speed) else [*parts, f"{speed:,.0f} samples/s"])
+        text = f"{record.samples_seen:,}{total} samples"
+        if seconds <= 0:
+            return text
+        return f"{text}  {(record.samples_seen - self._first.samples_seen) / seconds:,.0f} samples/s"
+
+
+def _state(record: Record) -> str:
+    """The numbers of one update."""
+    return f"batch {record.requested}  lr {record.lr * record.lr_scale:.3g}  loss {record.loss:.4f}"
 
 
 def _rich_bar(file: TextIO) -> RichProgress:

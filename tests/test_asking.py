@@ -1,0 +1,101 @@
+"""When a rule is asked and when not, what it may answer, and what rules are called in the log."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+import gradbatch as gb
+from cases import moments, progress
+from gradbatch._types import QUANTITIES
+from gradbatch.asking import ask, lacking, named
+from gradbatch.errors import InvalidInputError
+
+NOTHING: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Says(gb.Rule[int]):
+    """Answers with what it is given, and counts how often it was asked."""
+
+    size: Any = 48
+    step: bool = True
+
+    def requires(self, progress: gb.Progress) -> frozenset[str]:
+        return frozenset()
+
+    def init(self) -> int:
+        return 0
+
+    def update(self, statistics: gb.Statistics, progress: gb.Progress, state: int) -> tuple[gb.Decision, int]:
+        return gb.Decision(batch_size=self.size, step=self.step, lr_scale=2.0, reason="said"), state + 1
+
+
+def test_a_rule_is_obeyed() -> None:
+    decision, state = ask(Says(), moments(), progress(), 3, NOTHING)
+    assert decision == gb.Decision(batch_size=48, lr_scale=2.0, reason="said")
+    assert state == 4
+    # Within a step the size is how many more to draw.
+    decision, _ = ask(Says(size=1, step=False), moments(), progress(), 3, NOTHING)
+    assert (decision.batch_size, decision.step) == (1, False)
+
+
+@pytest.mark.parametrize("name", ["loss", "grad_sqnorm", "sample_sqnorm", "grad_variance"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_not_asked_where_something_is_not_finite(name: str, value: float) -> None:
+    decision, state = ask(Says(), replace(moments(), **{name: value}), progress(batch_size=77), 3, NOTHING)
+    assert decision == gb.Decision(batch_size=77, reason="held: loss or gradient is not finite")
+    assert state == 3
+
+
+def test_not_asked_where_something_is_absent() -> None:
+    absent = frozenset({"sample_sqnorm", "grad_variance"})
+    decision, state = ask(Says(), moments(), progress(batch_size=77), 3, absent)
+    assert decision == gb.Decision(
+        batch_size=77, reason="held: this batch cannot give grad_variance, sample_sqnorm"
+    )
+    assert state == 3
+
+
+@pytest.mark.parametrize("size", [0, -1, 32.0, math.nan, None, "32", True])
+def test_an_answer_that_is_no_batch_size(size: Any) -> None:
+    with pytest.raises(InvalidInputError, match=rf"Says answered with batch_size={size!r}: .* whole number"):
+        ask(Says(size=size), moments(), progress(), 0, NOTHING)
+
+
+def test_lacking() -> None:
+    assert lacking(moments(), frozenset(QUANTITIES)) == NOTHING
+    blank = gb.Statistics(num_samples=1, loss=1.0, grad_sqnorm=1.0)
+    assert lacking(blank, NOTHING) == NOTHING
+    assert lacking(blank, frozenset({"grad_sqnorm", "sample_sqnorm"})) == {"sample_sqnorm"}
+    # A noise scale of None is an answer: the corrected squared norm was not positive.
+    assert lacking(blank, frozenset(QUANTITIES)) == set(QUANTITIES) - {"grad_sqnorm", "noise_scale"}
+
+
+def test_lacking_zero_is_not_lacking() -> None:
+    zeros = gb.Statistics(num_samples=4, loss=0.0, grad_sqnorm=0.0, sample_sqnorm=0.0)
+    assert lacking(zeros, frozenset({"grad_sqnorm", "sample_sqnorm"})) == NOTHING
+
+
+@pytest.mark.parametrize("parts", ["layers", "groups"])
+def test_lacking_parts(parts: str) -> None:
+    assert lacking(moments(), frozenset({"grad_sqnorm", parts})) == {parts}
+    part = gb.LayerStatistics(num_samples=32, grad_sqnorm=1.0)
+    given = replace(moments(), layers={"fc": part}, groups=(part,))
+    assert lacking(given, frozenset({"grad_sqnorm", parts})) == NOTHING
+
+
+def test_names() -> None:
+    assert named([]) == {}
+    first, fixed, second, third = gb.CABS(), gb.Fixed(), gb.CABS(decay=0.5), gb.CABS()
+    names = named([first, fixed, second, third])
+    assert list(names) == ["CABS", "Fixed", "CABS-2", "CABS-3"]
+    assert all(a is b for a, b in zip(names.values(), (first, fixed, second, third), strict=True))
+
+
+def test_no_rule_is_lost_where_two_classes_share_a_name() -> None:
+    namesake = type("CABS", (Says,), {})()
+    names = named([gb.CABS(), namesake])
+    assert len(names) == 2
+    assert set(names.values()) == {gb.CABS(), namesake}

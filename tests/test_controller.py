@@ -1,0 +1,498 @@
+"""The controller: budgets, pieces, decisions applied, records, states, and what it refuses."""
+
+import json
+import logging
+from dataclasses import dataclass
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import gradbatch as gb
+from gradbatch.controller import MAX_SKIPPED_IN_A_ROW
+from gradbatch.errors import InvalidInputError, MeasurementError, NonFiniteError, UnsupportedLayerError
+from gradbatch.probe.reference import per_sample_gradients, reference_statistics
+
+DOUBLE = torch.float64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes(gb.Rule[int]):
+    """Given sizes in turn, and what to measure."""
+
+    sizes: tuple[int, ...] = (10,)
+    quantities: frozenset[str] = frozenset({"sample_sqnorm", "grad_sqnorm", "grad_variance"})
+    lr_scale: float = 1.0
+
+    def requires(self, progress):
+        return self.quantities
+
+    def init(self):
+        return 0
+
+    def update(self, statistics, progress, state):
+        size = self.sizes[state % len(self.sizes)]
+        return gb.Decision(batch_size=size, lr_scale=self.lr_scale, reason=f"turn {state}"), state + 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawUntil(gb.Rule[None]):
+    """An in-step rule: draw ``more`` samples at a time until the batch holds ``enough``."""
+
+    more: int
+    enough: int
+    in_step = True
+
+    def requires(self, progress):
+        return frozenset({"sample_sqnorm", "grad_sqnorm"})
+
+    def init(self):
+        return None
+
+    def update(self, statistics, progress, state):
+        is_enough = statistics.num_samples >= self.enough
+        return gb.Decision(batch_size=self.more, step=is_enough), None
+
+
+class Setup:
+    """A small regression in double precision and a controller on it."""
+
+    def __init__(self, rule=None, *, num_samples=40, batch_size=10, lr=0.1, model=None, optimizer=None, **options):
+        torch.manual_seed(0)
+        self.data = (torch.randn(num_samples, 3, dtype=DOUBLE), torch.randn(num_samples, 1, dtype=DOUBLE))
+        self.model = model or nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).to(DOUBLE)
+        self.optimizer = optimizer or torch.optim.SGD(self.model.parameters(), lr=lr)
+        self.stream = gb.SampleStream(self.data, seed=1)
+        self.controller = gb.Controller(
+            rule or Sizes(), self.model, self.optimizer, self.stream, batch_size=batch_size, **options
+        )
+
+    def loss(self, inputs, targets, reduction="mean"):
+        return F.mse_loss(self.model(inputs), targets, reduction=reduction)
+
+    def train(self, *, reduction="mean", **budget):
+        records = []
+        for inputs, targets in self.controller.run(**budget):
+            self.controller.backward(self.loss(inputs, targets, reduction), reduction=reduction)
+            records.append(self.controller.step())
+        return [record for record in records if record is not None]
+
+    def weights(self):
+        return [p.detach().clone() for p in self.model.parameters()]
+
+
+def same(first, second):
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+class TestBudgets:
+    def test_epochs_end_with_the_epoch_and_a_batch_never_crosses_it(self):
+        setup = Setup(Sizes(sizes=(15, 7)), batch_size=15)
+        sizes = [record.batch_size for record in setup.train(epochs=2)]
+        assert sum(sizes) == 80
+        assert sizes[:3] == [15, 15, 7]
+        assert 40 in [sum(sizes[: k + 1]) for k in range(len(sizes))]
+        assert setup.controller.record.epoch == 2.0
+
+    def test_samples_are_exact_and_cut_the_last_batch(self):
+        records = Setup().train(samples=37)
+        assert [r.batch_size for r in records] == [10, 10, 10, 7]
+        assert records[-1].requested == 10
+
+    def test_steps_count_updates_not_micro_batches(self):
+        assert len(Setup(micro_batch_size=3).train(steps=6)) == 6
+
+    def test_each_run_counts_from_where_training_stands(self):
+        setup = Setup()
+        setup.train(steps=3)
+        setup.train(epochs=1)  # the rest of the epoch under way
+        assert setup.controller.record.samples_seen == 40
+
+    @pytest.mark.parametrize("budget", [{}, {"epochs": 0}, {"epochs": 1, "steps": 2}, {"samples": -5}])
+    def test_not_one_budget(self, budget):
+        with pytest.raises(InvalidInputError, match=r"`run` needs one budget of at least 1.*got"):
+            next(Setup().controller.run(**budget))
+
+
+class TestPieces:
+    @pytest.mark.parametrize("micro_batch_size", [1, 3, 4, 9, 10])
+    @pytest.mark.parametrize("reduction", ["mean", "sum"])
+    def test_gradient_loss_and_statistics_do_not_depend_on_the_cut(self, micro_batch_size, reduction):
+        whole, cut = Setup(num_samples=37), Setup(num_samples=37, micro_batch_size=micro_batch_size)
+        for a, b in zip(whole.train(epochs=2), cut.train(epochs=2, reduction=reduction), strict=True):
+            assert b.micro_batches == -(-b.batch_size // micro_batch_size)
+            assert (a.batch_size, a.next_batch_size) == (b.batch_size, b.next_batch_size)
+            for name in ("loss", "sample_sqnorm", "grad_sqnorm", "grad_variance"):
+                assert getattr(b, name) == pytest.approx(getattr(a, name), rel=1e-10)
+        for p, q in zip(whole.weights(), cut.weights(), strict=True):
+            torch.testing.assert_close(q, p, rtol=1e-12, atol=1e-14)
+
+    def test_micro_batches_are_no_larger_than_asked(self):
+        setup = Setup(micro_batch_size=4)
+        sizes = []
+        for inputs, targets in setup.controller.run(steps=1):
+            sizes.append(len(inputs))
+            setup.controller.backward(setup.loss(inputs, targets))
+            record = setup.controller.step()
+            assert (record is None) == (len(sizes) < 3)
+        assert sizes == [4, 4, 2]
+
+    def test_chunks_cut_a_batch_in_four_only_where_something_is_measured(self):
+        measured = Setup(estimator="chunks").train(steps=1)[0]
+        assert measured.micro_batches == 4
+        assert measured.grad_variance is not None
+        assert Setup(gb.Fixed(), estimator="chunks").train(steps=1)[0].micro_batches == 1
+        every = Setup(gb.Every(rule=Sizes(), steps=2), estimator="chunks").train(steps=4)
+        assert [record.micro_batches for record in every] == [4, 1, 4, 1]
+
+    def test_statistics_are_the_oracle_s(self):
+        setup = Setup(gb.CABS(), micro_batch_size=3)
+        batch, before = [], setup.weights()
+        for inputs, targets in setup.controller.run(steps=1):
+            batch.append((inputs, targets))
+            setup.controller.backward(setup.loss(inputs, targets))
+            setup.controller.step()
+        with torch.no_grad():
+            for parameter, value in zip(setup.model.parameters(), before, strict=True):
+                parameter.copy_(value)
+        samples = [(x[i : i + 1], y[i : i + 1]) for x, y in batch for i in range(len(x))]
+        gradients = per_sample_gradients(setup.model, lambda m, s: F.mse_loss(m(s[0]), s[1]), samples)
+        expected = reference_statistics(gradients)
+        assert setup.controller.record.sample_sqnorm == pytest.approx(expected.sample_sqnorm, rel=1e-10)
+        assert setup.controller.record.grad_sqnorm == pytest.approx(expected.grad_sqnorm, rel=1e-10)
+
+
+class TestDecisions:
+    def test_the_next_size_holds_at_the_next_step(self):
+        records = Setup(Sizes(sizes=(5, 8, 3)), num_samples=1000).train(steps=5)
+        assert [r.batch_size for r in records] == [10, 5, 8, 3, 5]
+        assert [r.requested for r in records] == [10, 5, 8, 3, 5]
+        assert [r.next_batch_size for r in records] == [5, 8, 3, 5, 8]
+        assert records[1].reason == "turn 1"
+
+    @pytest.mark.parametrize("as_tensor", [False, True])
+    def test_the_learning_rate_is_borrowed(self, as_tensor):
+        lr = torch.tensor(0.1, dtype=DOUBLE) if as_tensor else 0.1
+        scaled, plain = Setup(Sizes(lr_scale=0.5), lr=lr), Setup(Sizes(), lr=0.05)
+        record = scaled.train(steps=3)[-1]
+        plain.train(steps=3)
+        for p, q in zip(scaled.weights(), plain.weights(), strict=True):
+            torch.testing.assert_close(p, q, rtol=1e-12, atol=0)
+        assert float(scaled.optimizer.param_groups[0]["lr"]) == 0.1
+        assert (record.lr, record.lr_scale) == (0.1, 0.5)
+
+    def test_an_in_step_rule_draws_before_it_updates(self):
+        drawn, plain = Setup(DrawUntil(more=4, enough=18)), Setup(Sizes(sizes=(18,)), batch_size=18)
+        record = drawn.train(steps=1)[0]
+        expected = plain.train(steps=1)[0]
+        assert (record.batch_size, record.micro_batches) == (18, 3)
+        for name in ("loss", "sample_sqnorm", "grad_sqnorm"):
+            assert getattr(record, name) == pytest.approx(getattr(expected, name), rel=1e-12)
+        for p, q in zip(drawn.weights(), plain.weights(), strict=True):
+            torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-15)
+
+    def test_an_in_step_rule_updates_with_what_it_has_at_an_epoch_s_or_budget_s_end(self):
+        assert [r.batch_size for r in Setup(DrawUntil(more=30, enough=100)).train(epochs=1)] == [40]
+        assert [r.batch_size for r in Setup(DrawUntil(more=30, enough=100)).train(samples=25)] == [25]
+
+    def test_clipping_comes_after_the_statistics(self):
+        clipped, plain = Setup(clip_grad_norm=1e-3), Setup()
+        before = clipped.weights()
+        a, b = clipped.train(steps=1)[0], plain.train(steps=1)[0]
+        assert a.grad_sqnorm == b.grad_sqnorm > 1e-6
+        moved = sum((p - q).square().sum() for p, q in zip(clipped.weights(), before, strict=True))
+        # clip_grad_norm_ divides by (norm + 1e-6).
+        assert moved.sqrt().item() == pytest.approx(0.1 * 1e-3, rel=1e-4)
+
+    def test_shadows_are_asked_and_not_obeyed(self):
+        shadows = [gb.CABS(min_batch_size=1), Sizes(sizes=(3,)), Sizes(sizes=(4,))]
+        shadowed, plain = Setup(gb.Fixed(), shadows=shadows), Setup(gb.Fixed())
+        driven = Setup(gb.CABS(min_batch_size=1))
+        records = shadowed.train(epochs=2)
+        plain.train(epochs=2)
+        assert {record.batch_size for record in records} == {10}
+        assert same(shadowed.weights(), plain.weights())
+        first = driven.train(steps=1)[0]
+        assert records[0].shadows == {"CABS": first.next_batch_size, "Sizes": 3, "Sizes-2": 4}
+
+    def test_several_parameter_groups_reach_the_rule(self):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).to(DOUBLE)
+        groups = [{"params": model[0].parameters(), "lr": 2.0}, {"params": model[2].parameters(), "lr": 0.5}]
+        rule = gb.CABS(decay=0.0, min_batch_size=1)
+        setup = Setup(rule, model=model, optimizer=torch.optim.SGD(groups), micro_batch_size=10)
+        inputs, targets = next(iter(setup.controller.run(steps=1)))
+        samples = [(inputs[i : i + 1], targets[i : i + 1]) for i in range(10)]
+        gradients = per_sample_gradients(model, lambda m, s: F.mse_loss(m(s[0]), s[1]), samples)
+        parts = [reference_statistics([g[:2] for g in gradients]), reference_statistics([g[2:] for g in gradients])]
+        variances = [part.sample_sqnorm - part.grad_sqnorm for part in parts]
+        loss = F.mse_loss(model(inputs), targets).item()
+        record = setup.train(steps=1)[0]
+        assert record.next_batch_size == max(1, round((2.0 * variances[0] + 0.5 * variances[1]) / loss))
+
+    def test_gradients_can_be_looked_at_after_a_step(self):
+        setup = Setup()
+        setup.train(steps=1)
+        norm = sum(p.grad.square().sum() for p in setup.model.parameters()).item()
+        assert norm == pytest.approx(setup.controller.record.grad_sqnorm, rel=1e-12)
+
+
+class TestNotFinite:
+    def poisoned(self, bad, rule=None, **options):
+        setup = Setup(rule or gb.CABS(min_batch_size=1), **options)
+        records, step = [], 0
+        for inputs, targets in setup.controller.run(steps=6):
+            loss = setup.loss(inputs, targets)
+            setup.controller.backward(loss * float("nan") if step in bad else loss)
+            before = setup.weights()
+            records.append(setup.controller.step())
+            assert same(before, setup.weights()) == (step in bad)
+            step += 1
+        return setup, records
+
+    @pytest.mark.parametrize("rule", [None, gb.Fixed()])
+    def test_a_nan_loss_skips_the_update_and_holds_the_size(self, caplog, rule):
+        setup, records = self.poisoned({2}, rule)
+        assert [r.skipped for r in records] == [False, False, True, False, False, False]
+        assert records[2].next_batch_size == records[2].requested
+        assert "not finite" in records[2].reason
+        assert records[2].to_dict()["loss"] is None
+        assert "update 2 was skipped, since the loss was nan" in caplog.text
+        assert json.dumps(setup.controller.state_dict(), allow_nan=False)  # no nan in an average
+
+    def test_gradients_that_are_not_finite_are_found_by_clipping_too(self):
+        setup = Setup(gb.Fixed(), clip_grad_norm=1.0)
+        before = setup.weights()
+        for inputs, targets in setup.controller.run(steps=1):
+            output = setup.model(inputs)
+            output.register_hook(lambda grad: grad * float("inf"))
+            setup.controller.backward(F.mse_loss(output, targets))
+            record = setup.controller.step()
+        assert record.skipped
+        assert record.loss < 10
+        assert same(before, setup.weights())
+
+    def test_skipping_all_the_time_stops(self):
+        setup = Setup()
+        with pytest.raises(NonFiniteError, match=r"the loss was nan .* 10 times in a row: lower the learning rate"):
+            for inputs, targets in setup.controller.run(steps=100):
+                setup.controller.backward(setup.loss(inputs, targets) * float("nan"))
+                setup.controller.step()
+        assert setup.controller.record.step == MAX_SKIPPED_IN_A_ROW - 1
+
+
+class TestScaler:
+    def test_statistics_and_updates_are_those_of_unscaled_gradients(self):
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+        scaled, plain = Setup(gb.CABS(), scaler=scaler, micro_batch_size=4), Setup(gb.CABS(), micro_batch_size=4)
+        for a, b in zip(scaled.train(steps=5), plain.train(steps=5), strict=True):
+            for name in ("loss", "sample_sqnorm", "grad_sqnorm"):
+                assert getattr(a, name) == pytest.approx(getattr(b, name), rel=1e-10)
+        for p, q in zip(scaled.weights(), plain.weights(), strict=True):
+            torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-9)  # the scaler unscales in single precision
+
+    @pytest.mark.parametrize("rule", [gb.Fixed(), gb.CABS()])
+    def test_an_overflow_is_a_skipped_update_and_shrinks_the_scale(self, rule):
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+        setup = Setup(rule, scaler=scaler)
+        before = setup.weights()
+        for inputs, targets in setup.controller.run(steps=1):
+            output = setup.model(inputs)
+            output.register_hook(lambda grad: grad * float("inf"))
+            setup.controller.backward(F.mse_loss(output, targets))
+            assert setup.controller.step().skipped
+        assert same(before, setup.weights())
+        assert scaler.get_scale() == 512.0
+
+    def test_not_with_an_in_step_rule(self):
+        with pytest.raises(InvalidInputError, match="`scaler` cannot go with DrawUntil"):
+            Setup(DrawUntil(more=1, enough=2), scaler=torch.amp.GradScaler("cpu"))
+
+
+class TestState:
+    @pytest.mark.parametrize("stop", [1, 3, 6, 7, 11])
+    def test_a_resumed_run_is_the_run(self, stop):
+        rule = gb.Warmup(rule=gb.CABS(decay=0.5, min_batch_size=3), steps=2)
+        whole = Setup(rule, micro_batch_size=4, shadows=[gb.CABS()], lr=1.0)
+        first = Setup(rule, micro_batch_size=4, shadows=[gb.CABS()], lr=1.0)
+        expected = whole.train(steps=12)
+        first.train(steps=stop)
+        state = json.loads(json.dumps(first.controller.state_dict()))
+        second = Setup(rule, micro_batch_size=4, shadows=[gb.CABS()], lr=1.0)
+        second.model.load_state_dict(first.model.state_dict())
+        second.controller.load_state_dict(state)
+        for a, b in zip(second.train(steps=12 - stop), expected[stop:], strict=True):
+            a, b = a.to_dict(), b.to_dict()
+            assert a.pop("seconds") > 0
+            assert b.pop("seconds") > 0
+            assert a == b
+        assert same(second.weights(), whole.weights())
+
+    def test_samples_of_a_loop_that_was_left_are_given_again(self):
+        setup = Setup(micro_batch_size=5)
+        setup.train(steps=1)
+        seen = []
+        for inputs, targets in setup.controller.run(steps=5):
+            seen.append(inputs)
+            if len(seen) == 2:
+                break
+            setup.controller.backward(setup.loss(inputs, targets))
+            setup.controller.step()
+        again = next(iter(setup.controller.run(steps=5)))[0]
+        assert torch.equal(again, seen[0])
+        assert setup.controller.state_dict()["samples_seen"] == 10
+
+    def test_another_rule_s_state_is_refused(self):
+        state = Setup(gb.CABS()).controller.state_dict()
+        with pytest.raises(InvalidInputError, match=r"`state` has rule='CABS' and this controller has rule='Fixed'"):
+            Setup(gb.Fixed()).controller.load_state_dict(state)
+        with pytest.raises(InvalidInputError, match="version=None"):
+            Setup(gb.Fixed()).controller.load_state_dict({})
+
+
+class TestWrongOrder:
+    def test_step_without_backward(self):
+        setup = Setup()
+        with pytest.raises(MeasurementError, match="`step` comes after `backward`"):
+            setup.controller.step()
+        next(iter(setup.controller.run(steps=1)))
+        with pytest.raises(MeasurementError, match="`step` comes after `backward`"):
+            setup.controller.step()
+
+    def test_backward_without_a_micro_batch(self):
+        setup = Setup()
+        with pytest.raises(MeasurementError, match=r"`backward` needs a micro-batch"):
+            setup.controller.backward(setup.loss(*setup.data))
+
+    def test_backward_twice(self):
+        setup = Setup()
+        for inputs, targets in setup.controller.run(steps=1):
+            setup.controller.backward(setup.loss(inputs, targets))
+            with pytest.raises(MeasurementError, match="takes each once"):
+                setup.controller.backward(setup.loss(inputs, targets))
+            setup.controller.step()
+
+    def test_a_loop_that_forgets_backward_or_step(self):
+        setup = Setup()
+        with pytest.raises(MeasurementError, match="before `backward`"):
+            for _ in setup.controller.run(steps=2):
+                pass
+        with pytest.raises(MeasurementError, match="before `step`"):
+            for inputs, targets in setup.controller.run(steps=2):
+                setup.controller.backward(setup.loss(inputs, targets))
+
+
+class TestBadInput:
+    @pytest.mark.parametrize("size", [0, -3, 41, 2.5, True])
+    @pytest.mark.parametrize("name", ["batch_size", "micro_batch_size"])
+    def test_sizes(self, name, size):
+        message = rf"`{name}` must be a whole number of samples from 1 to the data set's 40, got {size}"
+        with pytest.raises(InvalidInputError, match=message):
+            Setup(**{name: size})
+
+    def test_a_loss_that_is_no_scalar(self):
+        setup = Setup()
+        loop = setup.controller.run(steps=1)
+        inputs, targets = next(loop)
+        message = r"`loss` must be a scalar tensor, got a tensor of shape \(10, 1\): take the mean"
+        with pytest.raises(InvalidInputError, match=message):
+            setup.controller.backward(setup.loss(inputs, targets, "none"))
+        with pytest.raises(InvalidInputError, match="got 0.5"):
+            setup.controller.backward(0.5)
+        with pytest.raises(InvalidInputError, match="`loss` has no graph"):
+            setup.controller.backward(torch.tensor(1.0))
+        with pytest.raises(InvalidInputError, match="`reduction` must be"):
+            setup.controller.backward(setup.loss(inputs, targets), reduction="none")
+        setup.controller.backward(setup.loss(inputs, targets))  # nothing is lost
+        assert setup.controller.step().batch_size == 10
+
+    def test_a_model_without_trainable_parameters(self):
+        model = nn.Linear(3, 1, dtype=DOUBLE)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        model.requires_grad_(False)
+        with pytest.raises(InvalidInputError, match=r"`model` has no trainable parameters that `optimizer` holds"):
+            Setup(model=model, optimizer=optimizer)
+
+    def test_an_optimizer_of_another_model(self):
+        other = torch.optim.SGD(nn.Linear(3, 1).parameters(), lr=0.1)
+        with pytest.raises(InvalidInputError, match="that `optimizer` holds"):
+            Setup(optimizer=other)
+
+    def test_no_rule_no_stream_no_clip(self):
+        with pytest.raises(InvalidInputError, match=r"`rule` must be a rule such as gradbatch.CABS\(\), got 'cabs'"):
+            Setup("cabs")
+        setup = Setup()
+        with pytest.raises(InvalidInputError, match=r"`stream` must be a SampleStream, got tuple: wrap it"):
+            gb.Controller(gb.Fixed(), setup.model, setup.optimizer, setup.data, batch_size=1)
+        with pytest.raises(InvalidInputError, match="`clip_grad_norm` must be positive, got -1"):
+            Setup(clip_grad_norm=-1.0)
+
+    def test_a_layer_that_cannot_be_measured_as_asked_is_refused_at_once(self):
+        model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 1)).to(DOUBLE)
+        with pytest.raises(UnsupportedLayerError, match="LayerNorm"):
+            Setup(gb.CABS(), model=model, estimator="layers")
+
+    def test_a_rule_that_answers_with_no_size(self):
+        with pytest.raises(InvalidInputError, match="Sizes answered with batch_size=0"):
+            Setup(Sizes(sizes=(0,))).train(steps=1)
+
+
+class TestFallingBack:
+    def test_training_goes_on_by_chunks_and_the_batch_without_statistics_is_held(self, caplog):
+        class Outside(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.layer = nn.Linear(3, 1, dtype=DOUBLE)
+
+            def forward(self, x):
+                return self.layer(x) + 0.1 * (x @ self.layer.weight.T)
+
+        with caplog.at_level(logging.WARNING, logger="gradbatch"):
+            setup = Setup(gb.CABS(min_batch_size=1), model=Outside())
+            records = setup.train(steps=4)
+        assert setup.controller.estimator == "chunks"
+        assert len(caplog.records) == 1
+        assert records[0].reason == "held: this batch cannot give sample_sqnorm"
+        assert [r.micro_batches for r in records[:2]] == [1, 4]
+        assert records[1].sample_sqnorm is not None
+
+
+def test_hooks_are_gone_after_the_loop_is_left_in_any_way():
+    setup = Setup(gb.CABS())
+
+    def hooked():
+        return any(m._forward_hooks for m in setup.model.modules())
+
+    for _ in setup.controller.run(steps=3):
+        assert hooked()
+        break
+    assert not hooked()
+    with pytest.raises(RuntimeError, match="the user's own"):
+        for _ in setup.controller.run(steps=3):
+            raise RuntimeError("the user's own")
+    assert not hooked()
+    loop = setup.controller.run(steps=3)
+    next(loop)
+    setup.controller.close()
+    assert not hooked()
+
+
+def test_records_reach_the_sinks_in_order():
+    class Kept:
+        def __init__(self):
+            self.records, self.closed = [], False
+
+        def log(self, record):
+            self.records.append(record)
+
+        def close(self):
+            self.closed = True
+
+    sink = Kept()
+    setup = Setup(sinks=[sink])
+    assert setup.train(steps=4) == sink.records
+    setup.controller.close()
+    assert sink.closed
+    assert [r.step for r in sink.records] == [0, 1, 2, 3]
+    assert all(a.seconds < b.seconds for a, b in zip(sink.records, sink.records[1:], strict=False))
