@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -86,6 +86,7 @@ def test_a_batch_is_counted_cut_and_joined(make: Any) -> None:
     assert_same(join([cut(batch, 0, 2), cut(batch, 2, 5), cut(batch, 5, 7)]), batch)
 
 
+@settings(deadline=None)
 @given(chunks=st.lists(st.integers(0, 5), min_size=1, max_size=8), data=st.data())
 @pytest.mark.parametrize("kind", STRUCTURES)
 def test_a_buffer_gives_samples_in_order_whatever_the_sizes(

@@ -66,7 +66,7 @@ def test_against_two_batch_sizes() -> None:
 
 @pytest.mark.parametrize("num_samples", [2, 5, 40])
 def test_unbiased_where_the_distribution_is_known(num_samples: int) -> None:
-    # Gradients of a noisy quadratic: mean (1, -2, 0), so |G|^2 = 5; variances 4, 1, 0.25 with a trace of 5.25.
+    # Gradients of a noisy quadratic: mean (1, -2, 0), so |G|^2 = 5; variances 4, 1, 0.25 their trace 5.25.
     mean, deviation = np.array([1.0, -2.0, 0.0]), np.array([2.0, 1.0, 0.5])
     draws = np.random.default_rng(1).normal(mean, deviation, (4000, num_samples, 3))
     measured = [statistics_of(grads) for grads in draws]

@@ -287,7 +287,7 @@ def _join_tensors(leaves: Sequence[Tensor]) -> Tensor:
     # workers on two cores `torch.cat` was measured to take five times as long as this copy of bytes.
     is_plain = all(type(leaf) is Tensor and leaf.is_cpu and leaf.is_contiguous() for leaf in leaves)
     if not is_plain or any(leaf.requires_grad for leaf in leaves) or sum(map(Tensor.numel, leaves)) < 2**15:
-        return torch.cat(leaves)  # which takes one thread where it is small
+        return torch.cat(list(leaves))  # which takes one thread where it is small
     joined = leaves[0].new_empty(sum(map(len, leaves)), *leaves[0].shape[1:])
     np.concatenate([_bytes(leaf) for leaf in leaves], out=_bytes(joined))
     return joined

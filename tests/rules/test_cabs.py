@@ -123,6 +123,7 @@ def test_unbiased() -> None:
     rule = gb.CABS(**HALF, unbiased=True)
     assert sizes(rule, {"variance": 12.0, "num_samples": 4}) == [8]
     assert sizes(rule, {"variance": 990.0, "num_samples": 100}) == [500]
+    assert sizes(rule, {"variance": 12.0, "num_samples": 2}) == [12]
     _, state = rule.update(moments(variance=12.0, num_samples=4), progress(), rule.init())
     assert state["variances"] == [8.0]
 
@@ -187,6 +188,15 @@ def test_a_negative_loss_average_asks_for_the_smallest_batch() -> None:
 def test_a_negative_variance_asks_for_the_smallest_batch() -> None:
     # Rounding makes it so where all gradients are equal.
     assert sizes(gb.CABS(**HALF), {"variance": -1e-9}) == [1]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_changes_nothing(value: float) -> None:
+    start = {"variances": [4.0], "loss": 2.0}
+    decision, state = gb.CABS(**HALF).update(moments(loss=value), progress(batch_size=77), start)
+    assert state == start
+    assert decision.batch_size == 77
+    assert "held" in decision.reason
 
 
 def test_a_variance_that_is_not_finite_changes_nothing() -> None:
