@@ -299,7 +299,7 @@ def test_chunks_grow_while_sizes_change_within_a_bound_of_memory(
     monkeypatch: pytest.MonkeyPatch, most_bytes: int, least: int, most: int
 ) -> None:
     """Fewer batches cross a chunk's end then, and so fewer are copied."""
-    monkeypatch.setattr("gradbatch.stream._WIDE_CHUNK_BYTES", most_bytes)
+    monkeypatch.setattr("gradbatch._sources._WIDE_CHUNK_BYTES", most_bytes)
     with SampleStream(Rows(3000), num_workers=1) as stream:
         batches = [stream.take(size)[0] for size in (90, 100) * 10]
     largest = max(x.untyped_storage().nbytes() // x[0].nbytes for x in batches)

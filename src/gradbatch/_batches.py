@@ -93,8 +93,11 @@ def pick(batch: Any, index: int) -> Any:
 def to_device(batch: Any, device: torch.device | str) -> Any:
     """The batch with its tensors on ``device``, copied without waiting; other leaves are left as they are."""
 
+    device = torch.device(device)
+
     def move(leaf: Any) -> Any:
-        return leaf.to(device, non_blocking=True) if isinstance(leaf, Tensor) else leaf
+        is_elsewhere = isinstance(leaf, Tensor) and leaf.device != device
+        return leaf.to(device, non_blocking=True) if is_elsewhere else leaf
 
     return _map_leaves(move, batch)
 
@@ -197,6 +200,8 @@ class ChunkBuffer:
 
 def _map_leaves(function: Callable[..., Any], *batches: Any) -> Any:
     """The first batch's structure, with ``function`` of the matching leaves of all batches for leaves."""
+    if len(batches) == 1 and type(batches[0]) is tuple and all(type(part) is Tensor for part in batches[0]):
+        return tuple([function(part) for part in batches[0]])  # what most batches are, at each step
     all_parts = [_parts(batch) for batch in batches]
     first = all_parts[0]
     for other in all_parts[1:]:
