@@ -17,6 +17,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -38,7 +39,7 @@ Round = Callable[[int], float]
 def mlp(sizes: tuple[int, ...]) -> nn.Sequential:
     """A ReLU perceptron."""
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+    for inputs, outputs in pairwise(sizes):
         layers += [nn.Linear(inputs, outputs), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
@@ -81,14 +82,10 @@ def empty_hooks(model: nn.Module, data: Data) -> Round:
     return run
 
 
-def controlled(
-    model: nn.Module, data: Data, rule: gb.Rule, sinks: Callable[[], list[JsonlSink]] = lambda: []
-) -> Round:
+def controlled(model: nn.Module, data: Data, rule: gb.Rule, sinks: Callable[[], list[JsonlSink]] = list) -> Round:
     """This library's loop."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    controller = gb.Controller(
-        rule, model, optimizer, gb.SampleStream(data), batch_size=BATCH_SIZE, sinks=sinks()
-    )
+    controller = gb.Controller(rule, model, optimizer, gb.SampleStream(data), batch_size=BATCH_SIZE, sinks=sinks())
 
     def run(steps: int) -> float:
         start = time.perf_counter()

@@ -45,9 +45,7 @@ class Images(Dataset[tuple[Tensor, int]]):
 
 def plain_batches(dataset: Images, num_workers: int, epochs: int) -> Iterator[Any]:
     """Batches of one size, from torch's own loader."""
-    loader = DataLoader(
-        dataset, batch_size=BATCH_SIZE, shuffle=True, num_workers=num_workers, persistent_workers=True
-    )
+    loader = DataLoader(dataset, batch_size=BATCH_SIZE, shuffle=True, num_workers=num_workers, persistent_workers=True)
     for _ in range(epochs):
         yield from loader
 
@@ -98,9 +96,7 @@ def report(lines: list[dict[str, Any]]) -> str:
     for name, values in (("plain", plain), ("stream", stream)):
         mean = statistics.mean(column(name, "mean_batch_size"))
         size = f"{LEAST}-{MOST}, mean {mean:.0f}" if name == "stream" else str(BATCH_SIZE)
-        rows.append(
-            f"{name:<14}{size:>18}{statistics.median(values):>20.0f}{min(values):>9.0f}{max(values):>9.0f}"
-        )
+        rows.append(f"{name:<14}{size:>18}{statistics.median(values):>20.0f}{min(values):>9.0f}{max(values):>9.0f}")
     rows.append(
         f"stream/plain: {statistics.median(ratios):.3f} (median of {len(ratios)} pairs, "
         f"{min(ratios):.3f} to {max(ratios):.3f})"

@@ -15,9 +15,7 @@ RULES: dict[str, Callable[[], gb.Rule[Any]]] = {
     "schedule": gb.Schedule,
     "schedule by samples": lambda: gb.Schedule(table="0:8 1K:20 1.5K:64", unit="samples"),
     "cabs": gb.CABS,
-    "cabs unbiased": lambda: gb.CABS(
-        decay=0.5, min_batch_size=1, max_batch_size=300, eps=1e-8, unbiased=True
-    ),
+    "cabs unbiased": lambda: gb.CABS(decay=0.5, min_batch_size=1, max_batch_size=300, eps=1e-8, unbiased=True),
     "clip": lambda: gb.Clip(rule=gb.CABS(), min_batch_size=32, max_batch_size=100),
     "round": lambda: gb.RoundTo(rule=gb.CABS(), multiple=24),
     "every": lambda: gb.Every(rule=gb.CABS(decay=0.5), steps=3),
@@ -52,9 +50,7 @@ def moments(
         groups: Shares of the two moments by parameter group.
     """
     parts = tuple(
-        gb.LayerStatistics(
-            num_samples=num_samples, **_moments(share * variance, share * grad_sqnorm, num_samples)
-        )
+        gb.LayerStatistics(num_samples=num_samples, **_moments(share * variance, share * grad_sqnorm, num_samples))
         for share in groups
     )
     whole = _moments(variance, grad_sqnorm, num_samples)

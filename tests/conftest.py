@@ -8,8 +8,7 @@ import pytest
 import torch
 
 _MNIST = [
-    f"{stem}-ubyte"
-    for stem in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+    f"{stem}-ubyte" for stem in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
 ]
 
 

@@ -89,9 +89,7 @@ def test_a_batch_is_counted_cut_and_joined(make: Any) -> None:
 @settings(deadline=None)
 @given(chunks=st.lists(st.integers(0, 5), min_size=1, max_size=8), data=st.data())
 @pytest.mark.parametrize("kind", STRUCTURES)
-def test_a_buffer_gives_samples_in_order_whatever_the_sizes(
-    kind: str, chunks: list[int], data: st.DataObject
-) -> None:
+def test_a_buffer_gives_samples_in_order_whatever_the_sizes(kind: str, chunks: list[int], data: st.DataObject) -> None:
     make, total, start = STRUCTURES[kind], sum(chunks), 0
     buffer, everything = ChunkBuffer(), numbers(total)
     for size in chunks:
@@ -144,9 +142,7 @@ def test_large_tensors_that_are_not_contiguous_or_need_gradients_are_joined_too(
 
 def test_select_and_pick() -> None:
     columns = {"x": numbers(5), "y": (-numbers(5),)}
-    assert_same(
-        select(columns, torch.tensor([3, 0])), {"x": torch.tensor([3.0, 0]), "y": (-torch.tensor([3.0, 0]),)}
-    )
+    assert_same(select(columns, torch.tensor([3, 0])), {"x": torch.tensor([3.0, 0]), "y": (-torch.tensor([3.0, 0]),)})
     assert_same(pick(columns, 4), {"x": torch.tensor(4.0), "y": (torch.tensor(-4.0),)})
 
 

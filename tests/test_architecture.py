@@ -140,12 +140,7 @@ def complaints(module: str, source: str, *, is_package: bool = False) -> list[st
                 found.append(f"{where}, which has no floor")
             elif theirs > floor:
                 found.append(f"{where} from floor {theirs}, above its own {floor}")
-        elif (
-            is_run
-            and floor <= CORE_FLOOR
-            and module not in NOT_CORE
-            and name.split(".")[0] not in CORE_PACKAGES
-        ):
+        elif is_run and floor <= CORE_FLOOR and module not in NOT_CORE and name.split(".")[0] not in CORE_PACKAGES:
             found.append(f"{where}: the core depends on torch and numpy alone")
     return found
 

@@ -52,9 +52,7 @@ def test_not_asked_where_something_is_not_finite(name: str, value: float) -> Non
 def test_not_asked_where_something_is_absent() -> None:
     absent = frozenset({"sample_sqnorm", "grad_variance"})
     decision, state = ask(Says(), moments(), progress(batch_size=77), 3, absent)
-    assert decision == gb.Decision(
-        batch_size=77, reason="held: this batch cannot give grad_variance, sample_sqnorm"
-    )
+    assert decision == gb.Decision(batch_size=77, reason="held: this batch cannot give grad_variance, sample_sqnorm")
     assert state == 3
 
 

@@ -114,9 +114,7 @@ except OutputError as error:
 
 def test_a_full_disk_is_an_output_error(path: Path) -> None:
     pytest.importorskip("resource", reason="the limit on a file's size is POSIX")
-    ended = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(path)], capture_output=True, text=True, check=False
-    )
+    ended = subprocess.run([sys.executable, "-c", FULL_DISK, str(path)], capture_output=True, text=True, check=False)
     assert load_checkpoint(path)["step"] == 1
     assert f"the checkpoint {path} cannot be written" in ended.stdout, ended.stderr
     assert names(path.parent) == ["last.pt"]
@@ -134,9 +132,7 @@ for step in itertools.count(2):
 
 
 def test_a_killed_process_leaves_a_whole_file(path: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-c", SAVE_IN_A_LOOP, str(path)], stdout=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen([sys.executable, "-c", SAVE_IN_A_LOOP, str(path)], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == "saving\n"
@@ -158,9 +154,7 @@ def test_where_nothing_can_be_written(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_text("a regular file")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "kept").touch()
-    with pytest.raises(
-        OutputError, match=rf"the checkpoint .*{place} cannot be written \(.+\): .*another folder"
-    ):
+    with pytest.raises(OutputError, match=rf"the checkpoint .*{place} cannot be written \(.+\): .*another folder"):
         save_checkpoint(tmp_path / place, OLD)
     assert names(tmp_path) == ["file", "folder"]
 

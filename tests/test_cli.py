@@ -159,9 +159,7 @@ sys.exit(main([{command!r}, "run"] if {command!r} == "report" else [{command!r}]
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 2
     package = {"matplotlib": "matplotlib", "sklearn": "scikit-learn"}[module]
-    assert (
-        errors == f"gradbatch: this command needs {package}, which is missing: pip install 'gradbatch[cli]'\n"
-    )
+    assert errors == f"gradbatch: this command needs {package}, which is missing: pip install 'gradbatch[cli]'\n"
 
 
 def test_a_defect_keeps_its_traceback(monkeypatch):

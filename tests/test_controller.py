@@ -225,7 +225,10 @@ class TestDecisions:
         inputs, targets = next(iter(setup.controller.run(steps=1)))
         samples = [(inputs[i : i + 1], targets[i : i + 1]) for i in range(10)]
         gradients = per_sample_gradients(model, lambda m, s: F.mse_loss(m(s[0]), s[1]), samples)
-        parts = [reference_statistics([g[:2] for g in gradients]), reference_statistics([g[2:] for g in gradients])]
+        parts = [
+            reference_statistics([g[:2] for g in gradients]),
+            reference_statistics([g[2:] for g in gradients]),
+        ]
         variances = [part.sample_sqnorm - part.grad_sqnorm for part in parts]
         loss = F.mse_loss(model(inputs), targets).item()
         record = setup.train(steps=1)[0]
@@ -285,7 +288,10 @@ class TestNotFinite:
 class TestScaler:
     def test_statistics_and_updates_are_those_of_unscaled_gradients(self):
         scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-        scaled, plain = Setup(gb.CABS(), scaler=scaler, micro_batch_size=4), Setup(gb.CABS(), micro_batch_size=4)
+        scaled, plain = (
+            Setup(gb.CABS(), scaler=scaler, micro_batch_size=4),
+            Setup(gb.CABS(), micro_batch_size=4),
+        )
         for a, b in zip(scaled.train(steps=5), plain.train(steps=5), strict=True):
             for name in ("loss", "sample_sqnorm", "grad_sqnorm"):
                 assert getattr(a, name) == pytest.approx(getattr(b, name), rel=1e-10)

@@ -27,11 +27,7 @@ def undocumented(thing: Any) -> list[str]:
     """Parameters of a callable that its docstring does not name under Args or Attributes."""
     text = inspect.getdoc(thing) or ""
     sections = re.findall(r"^(?:Args|Attributes):\n((?:(?: +.*)?\n?)+?)(?=^\S|\Z)", text, flags=re.MULTILINE)
-    named = {
-        name
-        for section in sections
-        for name in re.findall(r"^    \*{0,2}(\w+):", section, flags=re.MULTILINE)
-    }
+    named = {name for section in sections for name in re.findall(r"^    \*{0,2}(\w+):", section, flags=re.MULTILINE)}
     parameters = inspect.signature(thing).parameters
     return [name for name in parameters if name not in ("self", "cls") and name not in named]
 

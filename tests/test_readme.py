@@ -168,9 +168,7 @@ def test_the_make_targets_of_readme_exist(readme: str) -> None:
 
 def test_the_commands_of_readme_exist(readme: str) -> None:
     commands = command_lines(readme)
-    assert any(words[0] == "gradbatch" for words in commands), (
-        "README names no `gradbatch` command: none is checked"
-    )
+    assert any(words[0] == "gradbatch" for words in commands), "README names no `gradbatch` command: none is checked"
     assert unknown(commands) == []
 
 
@@ -218,9 +216,7 @@ def test_blocks() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    "page", ["", "No code.", "```console\n$ python\n```\n", "`python`", "```python\nunclosed"]
-)
+@pytest.mark.parametrize("page", ["", "No code.", "```console\n$ python\n```\n", "`python`", "```python\nunclosed"])
 def test_a_page_without_python_fails(page: str) -> None:
     with pytest.raises(AssertionError, match="no ```python block"):
         run_blocks(page, "page")
@@ -256,9 +252,7 @@ def test_what_the_program_does_not_know_is_found() -> None:
 
 
 def test_makefile_targets() -> None:
-    makefile = (
-        ".PHONY: test lint\nPYTHON := python\ntest: lint\n\tpytest: no\nfmt lint:\nbuild-all ::\n# gone: x\n"
-    )
+    makefile = ".PHONY: test lint\nPYTHON := python\ntest: lint\n\tpytest: no\nfmt lint:\nbuild-all ::\n# gone: x\n"
     assert defined_targets(makefile) == {"test", "fmt", "lint", "build-all"}
 
 

@@ -92,7 +92,6 @@ def pick(batch: Any, index: int) -> Any:
 
 def to_device(batch: Any, device: torch.device | str) -> Any:
     """The batch with its tensors on ``device``, copied without waiting; other leaves are left as they are."""
-
     device = torch.device(device)
 
     def move(leaf: Any) -> Any:

@@ -267,9 +267,7 @@ class BatchSource:
         self._fill(1)
         if self._buffer.num_samples == 0:
             self.close()
-            raise InvalidInputError(
-                "a pass over `dataset` gave no samples: each epoch needs at least one batch"
-            )
+            raise InvalidInputError("a pass over `dataset` gave no samples: each epoch needs at least one batch")
 
     def _fill(self, limit: int) -> None:
         """Read ahead until ``limit`` samples are held or the pass is over."""
@@ -306,9 +304,7 @@ def open_source(
 _END = object()
 
 
-def _as_map_style(
-    dataset: Any, collate_fn: Callable[[list[Any]], Any] | None
-) -> tuple[Any, Callable[[Any], Any]]:
+def _as_map_style(dataset: Any, collate_fn: Callable[[list[Any]], Any] | None) -> tuple[Any, Callable[[Any], Any]]:
     """A dataset of samples, and what collates what it fetches."""
     columns = dataset.tensors if type(dataset) is TensorDataset else dataset
     if tensors_of(columns):
@@ -356,8 +352,7 @@ def _samples_per_pass(batches: Any, dataset_size: int | None) -> int:
     # Nobody knows what a batch sampler of the user's own leaves out or repeats, or an endless sampler.
     if type(batch_sampler) is not BatchSampler or not hasattr(sampler, "__len__"):
         raise InvalidInputError(
-            f"the samples in one pass of `dataset` ({type(batches).__name__}) are not known: "
-            "give `dataset_size`"
+            f"the samples in one pass of `dataset` ({type(batches).__name__}) are not known: give `dataset_size`"
         )
     size = len(sampler)  # of the sampler: it may leave out or repeat parts of the dataset
     return _checked_size(size - size % batch_sampler.batch_size if batch_sampler.drop_last else size)

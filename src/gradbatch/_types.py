@@ -94,7 +94,7 @@ class Statistics:
     @property
     def is_finite(self) -> bool:
         """Whether the loss and every total that was measured are neither nan nor infinite."""
-        totals = (self.loss, self.grad_sqnorm, self.sample_sqnorm, self.grad_variance)
+        totals = (self.loss, *(getattr(self, name) for name in QUANTITIES))
         return all(value is None or math.isfinite(value) for value in totals)
 
 
@@ -202,6 +202,9 @@ class Record:
 
         Numbers that JSON cannot hold (nan, infinities) become ``None``; ``reason`` says so. A shadow's answer
         stands under ``"shadows.<name>"``.
+
+        Returns:
+            The dictionary, without the fields that are ``None``.
         """
         flat: dict[str, Any] = {}
         for name in _RECORD_FIELDS:
@@ -214,6 +217,12 @@ class Record:
     @classmethod
     def from_dict(cls, flat: Mapping[str, Any]) -> "Record":
         """The record behind a line of the log: the inverse of `to_dict`, with nan for a loss of ``None``.
+
+        Args:
+            flat: The line, as `to_dict` made it.
+
+        Returns:
+            The record.
 
         Raises:
             InvalidInputError: If a field is missing or unknown.

@@ -1,5 +1,6 @@
 """Asking a rule, and not asking it where the statistics say too little."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from gradbatch.errors import InvalidInputError
 __all__ = ["ask", "lacking", "named"]
 
 # A rule may be given a `noise_scale` of None: it says that the corrected squared norm was not positive.
-_NEEDED = tuple(name for name in QUANTITIES if name != "noise_scale")
+_NEEDED = (*(name for name in QUANTITIES if name != "noise_scale"), "layers", "groups")
 
 
 def ask(
@@ -28,7 +29,7 @@ def ask(
         Decision and state.
 
     Raises:
-        InvalidInputError: If the rule answers with something that is no batch size.
+        InvalidInputError: If the rule answers with something that is no batch size or no learning-rate scale.
     """
     if not statistics.is_finite:
         return Decision(batch_size=progress.batch_size, reason="held: loss or gradient is not finite"), state
@@ -36,10 +37,15 @@ def ask(
         reason = f"held: this batch cannot give {', '.join(sorted(absent))}"
         return Decision(batch_size=progress.batch_size, reason=reason), state
     decision, state = rule.update(statistics, progress, state)
-    if not isinstance(decision.batch_size, int) or decision.batch_size < 1:
+    if type(decision.batch_size) is not int or decision.batch_size < 1:
         raise InvalidInputError(
             f"{type(rule).__name__} answered with batch_size={decision.batch_size!r}: a rule must answer with a "
             "whole number of samples of at least 1"
+        )
+    if not 0 <= decision.lr_scale < math.inf:
+        raise InvalidInputError(
+            f"{type(rule).__name__} answered with lr_scale={decision.lr_scale}: a rule must answer with a finite "
+            "factor that is not negative"
         )
     return decision, state
 
@@ -54,6 +60,6 @@ def named(rules: Sequence[Rule[Any]]) -> dict[str, Rule[Any]]:
     names: dict[str, Rule[Any]] = {}
     for rule in rules:
         kind = type(rule).__name__
-        same = sum(type(other) is type(rule) for other in names.values())
+        same = sum(type(other).__name__ == kind for other in names.values())
         names[kind if same == 0 else f"{kind}-{same + 1}"] = rule
     return names

@@ -1,7 +1,8 @@
 """Save and load without ever leaving half a file behind."""
 
+import contextlib
 import os
-import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,15 @@ def save_checkpoint(path: str | os.PathLike[str], state: dict[str, Any]) -> None
             os.fsync(file.fileno())
         temporary.replace(path)
         _sync_folder(path.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        # torch's zip writer hides the OSError of a full disk behind a RuntimeError of its own.
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
         raise OutputError(
-            f"the checkpoint {path} cannot be written ({error.strerror}): free space or name another folder"
+            f"the checkpoint {path} cannot be written ({cause.strerror}): free space or name another folder"
         ) from error
 
 
@@ -52,15 +58,23 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         InvalidInputError: If the file is no checkpoint or is damaged.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with zipfile.ZipFile(path) as archive:  # torch itself does not compare the checksums
+            damaged = archive.testzip()
+        state = torch.load(path, map_location="cpu", weights_only=True) if damaged is None else None
     except FileNotFoundError:
         raise MissingDataError(f"there is no checkpoint at {path}: name one that exists") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise InvalidInputError(f"{path} is not a readable checkpoint ({error}): use an older one") from error
+    except Exception as error:
+        kind = type(error).__name__
+        raise InvalidInputError(f"{path} is not a readable checkpoint ({kind}): use an older one") from error
+    if state is None:
+        raise InvalidInputError(f"{path} is a damaged checkpoint (checksum of {damaged}): use an older one")
+    return state
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename survive a power cut."""
+    """Make a rename survive a power cut, where folders can be opened."""
+    if os.name != "posix":
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

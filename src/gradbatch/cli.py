@@ -107,18 +107,14 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     """All commands and their flags."""
-    parser = _Parser(
-        prog="gradbatch", description="Train with batch sizes chosen from the gradients themselves."
-    )
+    parser = _Parser(prog="gradbatch", description="Train with batch sizes chosen from the gradients themselves.")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     train = commands.add_parser("train", help="train a model on a task", description=_TRAIN)
     train.set_defaults(command=_train)
     _add_settings(train)
     report = commands.add_parser("report", help="draw runs into one page", description=_REPORT)
     report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run")
-    report.add_argument(
-        "-o", "--output", type=Path, default=Path("report.html"), metavar="FILE", help=_OUTPUT
-    )
+    report.add_argument("-o", "--output", type=Path, default=Path("report.html"), metavar="FILE", help=_OUTPUT)
     report.set_defaults(command=_report)
     lister = commands.add_parser("list", help="show the tasks and the rules", description=_LIST)
     lister.set_defaults(command=_list)

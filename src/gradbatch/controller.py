@@ -162,9 +162,7 @@ class Controller:
         """How statistics are measured: ``"layers"`` or ``"chunks"``, and ``"none"`` while no rule has asked."""
         return "none" if self._probe is None else self._probe.estimator
 
-    def run(
-        self, *, epochs: int | None = None, samples: int | None = None, steps: int | None = None
-    ) -> Iterator[Any]:
+    def run(self, *, epochs: int | None = None, samples: int | None = None, steps: int | None = None) -> Iterator[Any]:
         """Hand out micro-batches until a budget is spent, counted from where training stands.
 
         A batch never crosses an epoch's end. Samples that were handed out but not updated with, because the
@@ -186,8 +184,11 @@ class Controller:
         self._abandon()
         self._stream.rewind()
         goal = self._position(unit) + budget
-        while self._position(unit) < goal:
-            yield from self._hand_out(most=goal - self._samples_seen if unit == "samples" else sys.maxsize)
+        try:
+            while self._position(unit) < goal:
+                yield from self._hand_out(most=goal - self._samples_seen if unit == "samples" else sys.maxsize)
+        finally:
+            self._abandon()
 
     def backward(self, loss: Tensor, *, reduction: Literal["mean", "sum"] = "mean") -> None:
         """Send the micro-batch's loss backward: gradients into ``.grad``, statistics into the probe.
@@ -353,9 +354,6 @@ class Controller:
             try:
                 self._listen(batch)
                 yield micro_batch
-            except GeneratorExit:  # the loop was left
-                self._abandon()
-                raise
             finally:
                 self._stop_listening(failed=True)
             if self._handed_out:
@@ -380,9 +378,7 @@ class Controller:
         if batch.quantities and self._probe is not None:
             count = self._handed_out
             loss_scale = count / batch.size * (1.0 if self._scaler is None else self._scaler.get_scale())
-            self._measurement = self._probe.measure(
-                num_samples=count, loss_scale=loss_scale, keep_gradient=False
-            )
+            self._measurement = self._probe.measure(num_samples=count, loss_scale=loss_scale, keep_gradient=False)
             self._measurement.begin()
 
     def _stop_listening(self, *, failed: bool = False) -> None:
@@ -392,8 +388,10 @@ class Controller:
             measurement.close(failed=failed)
 
     def _abandon(self) -> None:
-        """Forget a batch that was left half-way."""
+        """Forget a batch that was left half-way, and take all hooks off."""
         self._stop_listening(failed=True)
+        if self._probe is not None:
+            self._probe.detach()
         self._batch, self._handed_out = None, 0
 
     def _read(self, batch: _Batch) -> Statistics:
@@ -424,9 +422,7 @@ class Controller:
         batch.size = batch.drawn + more
         return True
 
-    def _finish(
-        self, batch: _Batch, statistics: Statistics, progress: Progress, decision: Decision
-    ) -> Record:
+    def _finish(self, batch: _Batch, statistics: Statistics, progress: Progress, decision: Decision) -> Record:
         """Update, count, and put it on record."""
         is_updated = self._update(decision.lr_scale) if statistics.is_finite else self._skip()
         self._stream.commit(batch.drawn)

@@ -1,24 +1,13 @@
 """Learning-rate schedules that count samples instead of updates."""
 
-from typing import Any, Protocol
+from typing import Any
+
+from torch.optim.lr_scheduler import LRScheduler
 
 from gradbatch._types import Record
-from gradbatch.errors import InvalidInputError
+from gradbatch.rules._check import check_at_least
 
 __all__ = ["BySamples"]
-
-
-class Scheduler(Protocol):
-    """What is needed of a torch learning-rate scheduler."""
-
-    def step(self, *args: Any) -> None:
-        """Advance by one step."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """The schedule's state."""
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore it."""
 
 
 class BySamples:
@@ -42,11 +31,9 @@ class BySamples:
         ``schedule.step(controller.step())``.
     """
 
-    def __init__(self, scheduler: Scheduler, *, reference_batch_size: int | None = None) -> None:
-        if reference_batch_size is not None and reference_batch_size < 1:
-            raise InvalidInputError(
-                f"`reference_batch_size` must be a whole number of samples of at least 1, got {reference_batch_size}"
-            )
+    def __init__(self, scheduler: LRScheduler, *, reference_batch_size: int | None = None) -> None:
+        if reference_batch_size is not None:
+            check_at_least("reference_batch_size", reference_batch_size, 1)
         self._scheduler = scheduler
         self._reference_batch_size = reference_batch_size
         self._steps = 0

@@ -163,8 +163,7 @@ class SampleStream:
         waiting = sum(self._uncommitted)
         if n > waiting:
             raise MeasurementError(
-                f"cannot commit `n`={n} samples, since {waiting} were taken and not committed yet: "
-                "take them first"
+                f"cannot commit `n`={n} samples, since {waiting} were taken and not committed yet: take them first"
             )
         while n:
             count = min(n, self._uncommitted[0])

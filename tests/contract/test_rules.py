@@ -220,9 +220,7 @@ def test_replay_of_a_log(rule: gb.Rule[Any]) -> None:
 
 def _log(followed: Course) -> Iterator[gb.Record]:
     """The records that a run along the course would have written."""
-    for statistics, here, decision in zip(
-        followed.statistics, followed.places, followed.decisions, strict=True
-    ):
+    for statistics, here, decision in zip(followed.statistics, followed.places, followed.decisions, strict=True):
         yield gb.Record(
             step=here.step,
             samples_seen=here.samples_seen,

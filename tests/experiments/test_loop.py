@@ -113,8 +113,7 @@ def test_a_budget_that_ends_within_an_epoch_is_evaluated_at_its_end(tmp_path, bu
 
 def test_a_seed_fixes_a_run(tmp_path):
     first, same, other = (
-        read_run(train(settings(tmp_path / str(number), epochs=1, seed=seed)))
-        for number, seed in enumerate((1, 1, 2))
+        read_run(train(settings(tmp_path / str(number), epochs=1, seed=seed))) for number, seed in enumerate((1, 1, 2))
     )
     assert without_clock(first.steps) == without_clock(same.steps)
     assert without_clock(first.steps) != without_clock(other.steps)

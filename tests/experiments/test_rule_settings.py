@@ -12,9 +12,7 @@ from gradbatch.rules import CABS, RULES, Schedule
 def test_values_take_the_type_of_the_field():
     rule = build_rule("cabs", ["decay=0.5", "max_batch_size=64", "unbiased=yes"])
     assert rule == CABS(decay=0.5, max_batch_size=64, unbiased=True)
-    assert build_rule("schedule", ["table=0:8 10:16", "unit=samples"]) == Schedule(
-        table="0:8 10:16", unit="samples"
-    )
+    assert build_rule("schedule", ["table=0:8 10:16", "unit=samples"]) == Schedule(table="0:8 10:16", unit="samples")
 
 
 @pytest.mark.parametrize("name", sorted(RULES))

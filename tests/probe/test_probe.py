@@ -349,9 +349,7 @@ class TestOthers:
 class TestLeavingNothing:
     @staticmethod
     def traces(model):
-        hooks = [
-            (dict(m._forward_hooks), dict(m._backward_hooks), dict(m._forward_pre_hooks)) for m in model.modules()
-        ]
+        hooks = [(dict(m._forward_hooks), dict(m._backward_hooks), dict(m._forward_pre_hooks)) for m in model.modules()]
         parameters = [(p._backward_hooks, p._post_accumulate_grad_hooks) for p in model.parameters()]
         return str(hooks), str([[bool(h) for h in pair] for pair in parameters]), sorted(vars(model))
 

@@ -40,9 +40,7 @@ def test_by_hand() -> None:
 
 def test_the_authors_defaults() -> None:
     rule = gb.CABS()
-    assert rule == gb.CABS(
-        decay=0.95, min_batch_size=16, max_batch_size=2048, scale=1.0, eps=0.0, unbiased=False
-    )
+    assert rule == gb.CABS(decay=0.95, min_batch_size=16, max_batch_size=2048, scale=1.0, eps=0.0, unbiased=False)
     assert rule.init() == {"variances": [], "loss": 1.0}
     # 5 % of 80000 from 0 and 5 % of 3 from 1: 0.1 * 4000/1.1 = 363.6.
     assert sizes(rule, {"variance": 80_000.0, "loss": 3.0}, lr=0.1) == [364]
@@ -96,18 +94,14 @@ def test_against_the_authors_rule(seed: int) -> None:
     assert sum(3 < size < 700 for size in ours) > 100
 
 
-@pytest.mark.parametrize(
-    ("numerator", "expected"), [(0.5, 1), (1.5, 2), (2.5, 2), (3.5, 4), (4.5, 4), (4.75, 5)]
-)
+@pytest.mark.parametrize(("numerator", "expected"), [(0.5, 1), (1.5, 2), (2.5, 2), (3.5, 4), (4.5, 4), (4.75, 5)])
 def test_ties_go_to_the_even_size(numerator: float, expected: int) -> None:
     assert sizes(gb.CABS(**HALF), {"variance": 2 * numerator}) == [expected]
 
 
 @pytest.mark.parametrize(("variance", "expected"), [(2 * 9.4, 10), (2 * 10.4, 10), (2 * 20.6, 20), (2e9, 20)])
 def test_bounds(variance: float, expected: int) -> None:
-    assert sizes(gb.CABS(decay=0.5, min_batch_size=10, max_batch_size=20), {"variance": variance}) == [
-        expected
-    ]
+    assert sizes(gb.CABS(decay=0.5, min_batch_size=10, max_batch_size=20), {"variance": variance}) == [expected]
 
 
 def test_the_data_set_is_a_bound_too() -> None:
@@ -218,9 +212,7 @@ def test_the_size_used_and_the_size_requested_play_no_part() -> None:
     decisions = [d.batch_size for d in follow(gb.CABS(decay=0.0), course).decisions]
     assert decisions == [16, 16, 16]
     decisions = [
-        gb.CABS(decay=0.0).update(
-            moments(variance=500.0), progress(batch_size=b), {"variances": [], "loss": 1.0}
-        )[0]
+        gb.CABS(decay=0.0).update(moments(variance=500.0), progress(batch_size=b), {"variances": [], "loss": 1.0})[0]
         for b in (1, 32, 900)
     ]
     assert {d.batch_size for d in decisions} == {50}

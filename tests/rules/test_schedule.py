@@ -16,10 +16,7 @@ def test_the_manual_baseline() -> None:
     # Chen, Wu and Luo: 32, doubled every 25 of 100 epochs.
     manual = gb.Schedule()
     dataset_size = 60_000
-    sizes = [
-        manual.batch_size_at(samples_seen=epoch * dataset_size, dataset_size=dataset_size)
-        for epoch in range(100)
-    ]
+    sizes = [manual.batch_size_at(samples_seen=epoch * dataset_size, dataset_size=dataset_size) for epoch in range(100)]
     assert sizes == [32] * 25 + [64] * 25 + [128] * 25 + [256] * 25
     assert manual.batch_size_at(samples_seen=25 * dataset_size - 1, dataset_size=dataset_size) == 32
     assert manual.batch_size_at(samples_seen=10**12, dataset_size=dataset_size) == 256
@@ -68,9 +65,7 @@ def test_suffixes(start: str, samples: int) -> None:
 )
 def test_fractional_epochs(start: str, dataset_size: int, first: int) -> None:
     schedule = gb.Schedule(table=f"0:1 {start}:2")
-    sizes = [
-        schedule.batch_size_at(samples_seen=n, dataset_size=dataset_size) for n in range(dataset_size * 2)
-    ]
+    sizes = [schedule.batch_size_at(samples_seen=n, dataset_size=dataset_size) for n in range(dataset_size * 2)]
     assert sizes.index(2) == first
 
 
@@ -108,9 +103,7 @@ def test_malformed_tables(table: str) -> None:
     assert repr(table) in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "table", ["1:32", "25:64 0:32", "0:32 50:64 25:128", "0:32 25:64 25:128", "0:32 1K:64 999:1"]
-)
+@pytest.mark.parametrize("table", ["1:32", "25:64 0:32", "0:32 50:64 25:128", "0:32 25:64 25:128", "0:32 1K:64 999:1"])
 def test_starts_must_begin_at_0_and_grow(table: str) -> None:
     with pytest.raises(InvalidInputError, match="must start at 0 and its starts must grow"):
         gb.Schedule(table=table)

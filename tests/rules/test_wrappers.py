@@ -186,9 +186,7 @@ def test_what_is_no_rule_is_refused(wrap: Any, thing: object) -> None:
 @pytest.mark.parametrize("wrapper", WITH_STEPS)
 @pytest.mark.parametrize("steps", [-1, 1.0, True, "3", None])
 def test_bad_steps(wrapper: Any, steps: Any) -> None:
-    with pytest.raises(
-        InvalidInputError, match=f"`steps` must be a whole number of at least [01], got {steps!r}"
-    ):
+    with pytest.raises(InvalidInputError, match=f"`steps` must be a whole number of at least [01], got {steps!r}"):
         wrapper(rule=Says(), steps=steps)
 
 

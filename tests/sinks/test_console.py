@@ -16,9 +16,7 @@ class Terminal(io.StringIO):
 def run(bar, num_epochs, *, steps_per_epoch=4):
     for step in range(num_epochs * steps_per_epoch):
         samples = 10 * (step + 1)
-        bar.log(
-            record(step, samples_seen=samples, epoch=samples / (10 * steps_per_epoch), seconds=float(step))
-        )
+        bar.log(record(step, samples_seen=samples, epoch=samples / (10 * steps_per_epoch), seconds=float(step)))
         if (step + 1) % steps_per_epoch == 0:
             bar.note(f"accuracy {step}")
     bar.close()
@@ -29,9 +27,7 @@ def test_a_file_gets_a_plain_line_per_epoch():
     run(ProgressBar(120, title="digits", file=file), 3)
     lines = file.getvalue().splitlines()
     assert len(lines) == 3
-    assert lines[-1].startswith(
-        "digits  epoch 3  120/120 samples  10 samples/s  batch 10  lr 0.1  loss 2.5000"
-    )
+    assert lines[-1].startswith("digits  epoch 3  120/120 samples  10 samples/s  batch 10  lr 0.1  loss 2.5000")
     assert lines[-1].endswith("accuracy 11")
 
 

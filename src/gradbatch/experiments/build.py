@@ -58,6 +58,4 @@ def build_optimizer(settings: TrainSettings, model: nn.Module) -> Optimizer:
         return Adam(weights, lr=settings.lr, weight_decay=decay)
     if settings.optimizer == "adamw":
         return AdamW(weights, lr=settings.lr, weight_decay=decay)
-    return SGD(
-        weights, lr=settings.lr, momentum=settings.momentum, nesterov=settings.nesterov, weight_decay=decay
-    )
+    return SGD(weights, lr=settings.lr, momentum=settings.momentum, nesterov=settings.nesterov, weight_decay=decay)

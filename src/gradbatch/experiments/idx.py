@@ -49,8 +49,7 @@ def read_labelled_images(
         )
     if len(labels) != num_samples:
         raise InvalidInputError(
-            f"{labels_path} holds {len(labels)} labels, expected {num_samples}: "
-            "replace it by the original file"
+            f"{labels_path} holds {len(labels)} labels, expected {num_samples}: replace it by the original file"
         )
     if labels.max() >= num_classes:
         raise InvalidInputError(

@@ -90,9 +90,7 @@ def _accuracy(runs: Sequence[Run], names: Sequence[str], axis: str) -> FigureTex
 
 
 def _batch_size(runs: Sequence[Run], names: Sequence[str], axis: str) -> FigureText:
-    curves = [
-        Curve(run=n, points=_points(run, axis, "requested"), style="steps") for n, run in enumerate(runs)
-    ]
+    curves = [Curve(run=n, points=_points(run, axis, "requested"), style="steps") for n, run in enumerate(runs)]
     sizes = np.concatenate([curve.points.y for curve in curves])
     scale = "log2" if np.nanmax(sizes) >= 4 * np.nanmin(sizes) else "linear"
     limits = None if scale == "log2" else (0.0, 1.15 * float(np.nanmax(sizes)))
@@ -131,11 +129,7 @@ def _noise_scale(runs: Sequence[Run], names: Sequence[str], axis: str) -> Figure
     )
     if absent:
         caption += f" Not shown, since no gradient statistics were logged: {html.escape(', '.join(absent))}."
-    panel = (
-        Panel(title="Gradient noise scale", x_label=AXES[axis], curves=curves, scale="log")
-        if curves
-        else None
-    )
+    panel = Panel(title="Gradient noise scale", x_label=AXES[axis], curves=curves, scale="log") if curves else None
     return FigureText(title="Gradient noise scale", caption=caption, panel=panel)
 
 

@@ -64,9 +64,7 @@ def rule_parameters(rule: type[Rule[Any]]) -> dict[str, Any]:
 
 def _read(key: str, text: str, annotation: Any) -> Any:
     """A value of the declared type."""
-    options = (
-        get_args(annotation) if get_origin(annotation) not in (None, Literal, tuple, list) else (annotation,)
-    )
+    options = get_args(annotation) if get_origin(annotation) not in (None, Literal, tuple, list) else (annotation,)
     for option in options:
         try:
             return _read_as(text, option)

@@ -68,9 +68,7 @@ class RunFolder:
             OutputError: If the folder holds a run that is not to go on, or cannot be made.
         """
         if resume and not self.manifest.exists():
-            raise MissingDataError(
-                f"there is no run in {self.path} to go on with: name its folder with --out"
-            )
+            raise MissingDataError(f"there is no run in {self.path} to go on with: name its folder with --out")
         if not resume and (self.manifest.exists() or self.steps.exists()):
             raise OutputError(
                 f"{self.path} already holds a run: go on with it (--resume) or name another folder (--out)"
@@ -128,8 +126,7 @@ class RunFolder:
             missing = {"settings", "rule", "task", "model"} - set(manifest)
         except OSError:
             raise MissingDataError(
-                f"{self.path} is not the folder of a run, it has no run.json: name a folder that "
-                "`gradbatch train` made"
+                f"{self.path} is not the folder of a run, it has no run.json: name a folder that `gradbatch train` made"
             ) from None
         except (ValueError, TypeError) as error:
             raise InvalidInputError(f"{self.manifest} is damaged ({error}): repeat the run") from None

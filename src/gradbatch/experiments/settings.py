@@ -51,34 +51,24 @@ class TrainSettings:
     )
     estimator: Literal["auto", "layers", "chunks"] = field(
         default="auto",
-        metadata=_flag(
-            "NAME", "how gradient statistics are measured: auto, layers or chunks (default: auto)"
-        ),
+        metadata=_flag("NAME", "how gradient statistics are measured: auto, layers or chunks (default: auto)"),
     )
-    epochs: int | None = field(
-        default=None, metadata=_flag("N", f"budget in epochs (default: {_task_epochs})")
-    )
+    epochs: int | None = field(default=None, metadata=_flag("N", f"budget in epochs (default: {_task_epochs})"))
     samples: int | None = field(default=None, metadata=_flag("N", "budget in samples"))
     steps: int | None = field(default=None, metadata=_flag("N", "budget in updates"))
-    batch_size: int = field(
-        default=32, metadata=_flag("B", "size of the first batch, in samples (default: 32)")
-    )
+    batch_size: int = field(default=32, metadata=_flag("B", "size of the first batch, in samples (default: 32)"))
     micro_batch_size: int | None = field(
         default=None,
         metadata=_flag("M", "most samples in one forward pass (default: no limit but the batch)"),
     )
     lr: float | None = field(
         default=None,
-        metadata=_flag(
-            "LR", f"learning rate (default: {_ADAM_LR:g} for adam and adamw; for sgd {_task_lrs})"
-        ),
+        metadata=_flag("LR", f"learning rate (default: {_ADAM_LR:g} for adam and adamw; for sgd {_task_lrs})"),
     )
     optimizer: Literal["sgd", "adam", "adamw"] = field(
         default="sgd", metadata=_flag("NAME", "sgd, adam or adamw (default: sgd)")
     )
-    momentum: float | None = field(
-        default=None, metadata=_flag("M", f"momentum of sgd (default: {_task_momenta})")
-    )
+    momentum: float | None = field(default=None, metadata=_flag("M", f"momentum of sgd (default: {_task_momenta})"))
     nesterov: bool = field(default=False, metadata=_flag("", "Nesterov's form of momentum"))
     weight_decay: float = field(default=0.0, metadata=_flag("W", "weight decay (default: 0)"))
     lr_schedule: Literal["none", "cosine", "plateau", "step"] = field(
@@ -165,9 +155,7 @@ class TrainSettings:
                 raise InvalidInputError(f"`{name}` must be at least {minimum}, got {value}")
         budgets = [name for name in ("epochs", "samples", "steps") if getattr(self, name) is not None]
         if len(budgets) > 1:
-            raise InvalidInputError(
-                f"a run has one budget, got {' and '.join(budgets)}: leave all but one out"
-            )
+            raise InvalidInputError(f"a run has one budget, got {' and '.join(budgets)}: leave all but one out")
         if self.steps is not None and self.lr_schedule in ("cosine", "step"):
             raise InvalidInputError(
                 f"the {self.lr_schedule} schedule is laid over samples, and how many {self.steps} steps take "
@@ -177,9 +165,7 @@ class TrainSettings:
     def _check_choices(self) -> None:
         choose("estimator", self.estimator, dict.fromkeys(("auto", "layers", "chunks")))
         choose("optimizer", self.optimizer, dict.fromkeys(("sgd", "adam", "adamw")))
-        choose(
-            "learning-rate schedule", self.lr_schedule, dict.fromkeys(("none", "cosine", "plateau", "step"))
-        )
+        choose("learning-rate schedule", self.lr_schedule, dict.fromkeys(("none", "cosine", "plateau", "step")))
         if not 0 <= self.validation < 1:
             raise InvalidInputError(f"`validation` must be at least 0 and below 1, got {self.validation}")
         if self.device != "auto":
@@ -209,9 +195,7 @@ def _check_device(name: str) -> None:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
-        raise InvalidInputError(
-            f'the device "{name}" cannot be used ({reason}): name another, such as cpu'
-        ) from None
+        raise InvalidInputError(f'the device "{name}" cannot be used ({reason}): name another, such as cpu') from None
 
 
 def _default_device() -> str:

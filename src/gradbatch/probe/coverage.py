@@ -92,15 +92,11 @@ def covered_layers(model: nn.Module, table: ParameterTable) -> tuple[CoveredLaye
         indices = {own_name: places[p] for own_name, p in own if p in places}
         if formula is not None and indices:
             first = min(indices.values())
-            layers.append(
-                CoveredLayer(name=name, module=module, formula=formula, indices=indices, first=first)
-            )
+            layers.append(CoveredLayer(name=name, module=module, formula=formula, indices=indices, first=first))
     return tuple(layers)
 
 
-def why_not_covered(
-    model: nn.Module, table: ParameterTable, layers: Sequence[CoveredLayer]
-) -> str | None:
+def why_not_covered(model: nn.Module, table: ParameterTable, layers: Sequence[CoveredLayer]) -> str | None:
     """The reason why closed forms would be wrong or incomplete on this model, or ``None``."""
     for name, module in model.named_modules():
         if isinstance(module, _BatchNorm):

@@ -1,4 +1,4 @@
-"""Hearing one backward pass: hooks that live for one measurement and leave nothing behind.
+"""Hearing one backward pass: hooks that live for a loop at most and leave nothing behind.
 
 A layer's forward hook puts a tensor hook on its output, whose closure holds the layer's input and receives the
 output gradient. Module backward hooks would do the same but break under in-place activations.
@@ -8,11 +8,8 @@ map). What makes a pass ours is that it accumulates into ``.grad``: what each pa
 pass's id, and a post-accumulate hook marks the ids that count.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,63 +45,64 @@ class Heard:
         self.accumulates = False
 
 
-@dataclass(slots=True)
-class _Call:
-    """One call of a covered layer: what it was given and the shape of what it returned."""
-
-    layer: CoveredLayer
-    activations: Tensor | None
-    shape: torch.Size
-
-
 class Listener:
-    """Hooks on layers and parameters, until `close`.
+    """Hooks on layers and parameters that hear one backward pass at a time.
 
-    A pass of our own is known by where it goes (`mark_accumulation`), or by being announced (`is_own`), which
-    costs no hook.
+    The layers' forward hooks stay between measurements, silent, until `detach`; all others end with each. A pass
+    of our own is known by where it goes (``mark_own``), or by being announced (`is_own`), which costs no hook.
 
     Args:
-        num_samples: Samples in the forward passes to come, for which the leading axis must stand.
+        layers: The layers to hear.
+        parameters: The parameters whose own gradients may be heard.
     """
 
-    def __init__(self, num_samples: int) -> None:
+    def __init__(self, layers: Sequence[CoveredLayer], parameters: Sequence[nn.Parameter]) -> None:
         self.is_own = False
-        self._num_samples = num_samples
-        self._passes: defaultdict[int, Heard] = defaultdict(Heard)
+        self._layers = layers
+        self._parameters = parameters
+        self._layer_handles: list[RemovableHandle] = []
         self._handles: list[RemovableHandle] = []
-        self._is_closed = False
+        self._passes: dict[int, Heard] | None = None  # of the measurement under way
+        self._num_samples = 0
+        self._is_checked = False
 
-    def hook_layers(self, layers: Iterable[CoveredLayer], *, check: bool) -> None:
-        """Hear the covered layers; with ``check``, let their formulas give the summed gradient as well."""
-        for layer in layers:
-            forward = partial(self._on_forward, layer, check)
-            self._handles.append(layer.module.register_forward_hook(forward))
+    def begin(self, num_samples: int, *, by_layers: bool, check: bool, keep_grads: bool, mark_own: bool) -> None:
+        """Begin to hear.
 
-    def hook_grads(self, places: Iterable[tuple[int, nn.Parameter]], *, keep: bool) -> None:
-        """Hear the parameters' own gradients: kept whole, or only their squared norms."""
-        on_grad = self._keep_grad if keep else self._square_grad
-        for place, parameter in places:
-            self._handles.append(parameter.register_hook(partial(on_grad, place)))
+        Args:
+            num_samples: Samples in the forward pass to come, for which the leading axis must stand.
+            by_layers: Hear the layers; else the squared norms of the parameters' whole gradients.
+            check: Let the layers' formulas give the summed gradient as well.
+            keep_grads: Keep the parameters' whole gradients.
+            mark_own: Know a pass that accumulates into ``.grad`` as ours, whoever calls it.
+        """
+        self._passes, self._num_samples, self._is_checked = {}, num_samples, check
+        if by_layers and not self._layer_handles:
+            self._layer_handles = [
+                layer.module.register_forward_hook(partial(self._on_forward, layer)) for layer in self._layers
+            ]
+        if not by_layers:
+            self.detach()  # a loop that began by layers may have fallen back
+            self._hook_grads(self._square_grad)
+        if keep_grads:
+            self._hook_grads(self._keep_grad)
+        if mark_own:
+            self._handles += [p.register_post_accumulate_grad_hook(self._on_accumulate) for p in self._parameters]
 
-    def mark_accumulation(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Know a pass that accumulates into one of these as ours."""
-        for parameter in parameters:
-            self._handles.append(parameter.register_post_accumulate_grad_hook(self._on_accumulate))
+    def end(self) -> Heard | None:
+        """Hear no more; what tensors of a kept graph still call does nothing.
 
-    def close(self) -> None:
-        """Take every hook off; what tensors of a kept graph still call does nothing any more."""
-        self._is_closed = True
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-
-    def heard(self) -> Heard | None:
-        """What our own backward pass said; ``None`` if there was none.
+        Returns:
+            What our own backward pass said; ``None`` if there was none.
 
         Raises:
             MeasurementError: If there were several.
         """
-        own = [heard for heard in self._passes.values() if heard.accumulates]
+        passes, self._passes = self._passes or {}, None
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        own = [heard for heard in passes.values() if heard.accumulates]
         if len(own) > 1:
             raise MeasurementError(
                 f"{len(own)} backward passes accumulated gradients within one measurement, which needs exactly "
@@ -112,48 +110,62 @@ class Listener:
             )
         return own[0] if own else None
 
-    def _on_forward(
-        self, layer: CoveredLayer, check: bool, module: nn.Module, args: tuple[Tensor, ...], output: Tensor
-    ) -> None:
-        if output.requires_grad:
-            # A layer called by keyword leaves nothing here; `_problem` then reports it.
-            call = _Call(layer, args[0] if args else None, output.shape)
-            _own_memory(output).register_hook(partial(self._on_output_grad, call, check))
+    def detach(self) -> None:
+        """Take the layers' hooks off too."""
+        for handle in self._layer_handles:
+            handle.remove()
+        self._layer_handles.clear()
 
-    def _on_output_grad(self, call: "_Call", check: bool, output_grads: Tensor) -> None:
-        if self._is_closed:
+    def _hook_grads(self, on_grad: Callable[[int, Tensor], None]) -> None:
+        """Hear the parameters' own gradients."""
+        for place, parameter in enumerate(self._parameters):
+            self._handles.append(parameter.register_hook(partial(on_grad, place)))
+
+    def _on_forward(self, layer: CoveredLayer, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        passes = self._passes
+        if passes is None or not output.requires_grad:
             return
+        activations = args[0] if args else None  # a layer called by keyword: `_problem` will say so
+        shape = output.shape
+
+        def on_grad(output_grads: Tensor) -> None:
+            if passes is self._passes:
+                grads = output_grads if output_grads.shape == shape else output_grads.view(shape)
+                self._on_output_grad(layer, activations, grads)
+
+        _memory_of(output).register_hook(on_grad)
+
+    def _on_output_grad(self, layer: CoveredLayer, activations: Tensor | None, output_grads: Tensor) -> None:
         heard = self._heard_now()
-        heard.problem = heard.problem or self._problem(call, heard)
-        if heard.problem or call.activations is None:
+        heard.problem = heard.problem or self._problem(layer, activations, heard)
+        if heard.problem or activations is None:
             return
-        layer = call.layer
-        if output_grads.shape != call.shape:
-            output_grads = output_grads.view(call.shape)
-        sums = layer.formula.sqnorm_sums(layer.module, call.activations, output_grads)
+        sums = layer.formula.sqnorm_sums(layer.module, activations, output_grads)
         for name, value in sums.items():
             heard.sqnorm_sums[layer.indices[name]] = value
-        if check:
-            for name, grad in layer.formula.grad_sum(layer.module, call.activations, output_grads).items():
+        if self._is_checked:
+            for name, grad in layer.formula.grad_sum(layer.module, activations, output_grads).items():
                 heard.grad_sums[layer.indices[name]] = grad
 
-    def _problem(self, call: "_Call", heard: Heard) -> str:
+    def _problem(self, layer: CoveredLayer, activations: Tensor | None, heard: Heard) -> str:
         """Why the layer's formula does not apply to this call, or an empty string."""
-        name, activations = call.layer.name, call.activations
         if activations is None:
-            return f'layer "{name}" was called with keyword arguments only'
+            return f'layer "{layer.name}" was called with keyword arguments only'
         if activations.dim() < 2 or activations.shape[0] != self._num_samples:
             return (
-                f'layer "{name}" was given {tuple(activations.shape)}, whose leading axis does not count the '
+                f'layer "{layer.name}" was given {tuple(activations.shape)}, whose leading axis does not count the '
                 f"{self._num_samples} samples"
             )
-        if call.layer.first in heard.sqnorm_sums:
-            return f'layer "{name}" was called more than once in a forward pass'
+        if layer.first in heard.sqnorm_sums:
+            return f'layer "{layer.name}" was called more than once in a forward pass'
         return ""
 
     def _heard_now(self) -> Heard:
         """What the pass that is running has said so far."""
-        heard = self._passes[_current_pass()]
+        assert self._passes is not None
+        heard = self._passes.get(_current_pass())
+        if heard is None:
+            heard = self._passes[_current_pass()] = Heard()
         heard.accumulates |= self.is_own
         return heard
 
@@ -164,18 +176,22 @@ class Listener:
         self._heard_now().sqnorm_sums[place] = sqnorm(grad)
 
     def _on_accumulate(self, parameter: nn.Parameter) -> None:
-        self._passes[_current_pass()].accumulates = True
+        self._heard_now().accumulates = True
 
 
-def _own_memory(output: Tensor) -> Tensor:
-    """The tensor on which to hear the output's gradient.
+def _memory_of(output: Tensor) -> Tensor:
+    """The output, or the tensor that it views as a whole.
 
     An in-place activation on a view (as ``nn.Linear`` returns for sequences) cuts the view's own node out of the
-    graph; the node of the tensor behind the view stays.
+    graph, and a hook on it would never fire; the node of the tensor behind the view stays.
+
+    Returns:
+        The tensor whose gradient is the output's, up to its shape.
     """
     base = output._base
-    same = base is not None and base.numel() == output.numel() and output.is_contiguous() and base.is_contiguous()
-    return base if base is not None and same and base.requires_grad else output
+    if base is None or not base.requires_grad or base.numel() != output.numel():
+        return output
+    return base if base.is_contiguous() and output.is_contiguous() else output
 
 
 def sqnorm(tensor: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Literal, get_args
 
-import torch
 from torch import Tensor, nn
 
 from gradbatch._types import QUANTITIES, Statistics
@@ -88,6 +87,7 @@ class Probe:
         elif self._is_free:
             _logger.info("gradient statistics by layers: every trainable parameter has a closed form")
         self._sums = Sums()
+        self._listener = Listener(self._layers, self._table.parameters)
         self._open: Measurement | None = None
 
     @property
@@ -173,19 +173,20 @@ class Probe:
         """Forget what was measured since the last `read`."""
         self._sums = Sums()
 
-    def _listen(self, measurement: "Measurement") -> Listener:
-        """A listener with the hooks that this measurement needs."""
+    def detach(self) -> None:
+        """Take off the hooks that stay between the measurements of a loop (`Measurement.begin`)."""
+        self._listener.detach()
+
+    def _listen(self, measurement: "Measurement", *, mark_own: bool) -> Listener:
+        """Begin to hear what this measurement needs."""
         self._open = measurement
-        listener = Listener(measurement.num_samples)
         by_layers = self.estimator == "layers"
-        checks = by_layers and self._num_checks > 0
-        if by_layers:
-            listener.hook_layers(self._layers, check=checks)
-        else:
-            listener.hook_grads(enumerate(self.parameters), keep=False)
-        if checks or measurement.keep_gradient:
-            listener.hook_grads(enumerate(self.parameters), keep=True)
-        return listener
+        check = by_layers and self._num_checks > 0
+        keep_grads = check or measurement.keep_gradient
+        self._listener.begin(
+            measurement.num_samples, by_layers=by_layers, check=check, keep_grads=keep_grads, mark_own=mark_own
+        )
+        return self._listener
 
     def _absorb(self, measurement: "Measurement", heard: Heard) -> None:
         """Add what a pass said to the sums."""
@@ -226,14 +227,19 @@ class Measurement:
         self._listener: Listener | None = None
 
     def __enter__(self) -> "Measurement":
-        """Listen to the pass that accumulates gradients, whoever calls it."""
-        self.begin().mark_accumulation(self._probe.parameters)
+        """Listen to the one pass that accumulates gradients, whoever calls it."""
+        self._listener = self._probe._listen(self, mark_own=True)
         return self
 
-    def begin(self) -> Listener:
-        """Listen from here on to the pass that `backward` makes, and to no other."""
-        self._listener = self._probe._listen(self)
-        return self._listener
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._probe.detach()
+        self.close(failed=kind is not None)
+
+    def begin(self) -> None:
+        """Listen to the pass that `backward` will make, and to no other; for a loop, which ends in `Probe.detach`."""
+        self._listener = self._probe._listen(self, mark_own=False)
 
     def backward(self, loss: Tensor) -> None:
         """Send the loss of what was heard backward."""
@@ -244,20 +250,14 @@ class Measurement:
         finally:
             self._listener.is_own = False
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close(failed=kind is not None)
-
     def close(self, *, failed: bool = False) -> None:
         """End the measurement; a second time does nothing. After a failure nothing enters the sums."""
         listener, self._listener = self._listener, None
         if listener is None:
             return
         self._probe._open = None
-        listener.close()
-        heard = None if failed else listener.heard()
-        if heard is not None:
+        heard = listener.end()
+        if heard is not None and not failed:
             self._probe._absorb(self, heard)
 
 

@@ -15,9 +15,7 @@ LossFunction = Callable[[nn.Module, Any], Tensor]
 """``(model, batch of one sample) -> that sample's own loss``."""
 
 
-def per_sample_gradients(
-    model: nn.Module, loss_function: LossFunction, samples: Sequence[Any]
-) -> list[list[Tensor]]:
+def per_sample_gradients(model: nn.Module, loss_function: LossFunction, samples: Sequence[Any]) -> list[list[Tensor]]:
     """The gradient of every sample's own loss, by a loop of backward passes over single samples.
 
     Args:

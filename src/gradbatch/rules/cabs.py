@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from operator import mul
 from typing import TypedDict
 
 from gradbatch._types import Decision, Progress, Rule, Statistics
@@ -74,33 +75,41 @@ class CABS(Rule[CABSState]):
         """Averages of 0 (variance) and 1 (loss)."""
         return CABSState(variances=[], loss=1.0)
 
-    def update(
-        self, statistics: Statistics, progress: Progress, state: CABSState
-    ) -> tuple[Decision, CABSState]:
+    def update(self, statistics: Statistics, progress: Progress, state: CABSState) -> tuple[Decision, CABSState]:
         """Average this batch in, then apply the rule; see the class."""
-        if not statistics.is_finite or (self.unbiased and statistics.num_samples < 2):
-            held = Decision(
-                batch_size=progress.batch_size, reason="cabs: held, this batch has no finite variance"
-            )
-            return held, state
-        state = self._average(statistics, progress, state)
+        variances = self._variances(statistics, progress)
+        if not all(map(math.isfinite, (statistics.loss, *variances))):
+            reason = "cabs: held, this batch has no finite loss and variance"
+            return Decision(batch_size=progress.batch_size, reason=reason), state
+        state = self._average(variances, statistics.loss, state)
         lrs = progress.group_lrs or (progress.lr,)
-        numerator = self.scale * sum(lr * v for lr, v in zip(lrs, state["variances"], strict=True))
+        numerator = self.scale * sum(map(mul, lrs, state["variances"]))
         denominator = state["loss"] + self.eps
         size = self._clip(numerator, denominator, progress.dataset_size)
         reason = f"cabs: lr*variance/loss = {numerator:.4g}/{denominator:.4g}"
         return Decision(batch_size=size, reason=reason), state
 
-    def _average(self, statistics: Statistics, progress: Progress, state: CABSState) -> CABSState:
-        """The running averages with this batch in them."""
+    def _variances(self, statistics: Statistics, progress: Progress) -> list[float]:
+        """The batch's gradient variance in each parameter group; nan where one sample has no unbiased one."""
         parts = (statistics.groups or ()) if progress.group_lrs else (statistics,)
-        bessel = statistics.num_samples / (statistics.num_samples - 1) if self.unbiased else 1.0
+        biased = [biased_grad_variance(part) for part in parts]
+        if not self.unbiased:
+            return biased
+        size = statistics.num_samples
+        return [size / (size - 1) * variance if size > 1 else math.nan for variance in biased]
+
+    def _average(self, variances: list[float], loss: float, state: CABSState) -> CABSState:
+        """The running averages with this batch in them."""
         ema = Ema(decay=self.decay)
-        old = state["variances"] or [0.0] * len(parts)
-        new = [bessel * biased_grad_variance(part) for part in parts]
+        old = state["variances"] or [0.0] * len(variances)
+        if len(old) != len(variances):
+            raise InvalidInputError(
+                f"CABS has averaged over {len(old)} parameter groups and `optimizer` now has {len(variances)}: make "
+                "a new controller after adding a group"
+            )
         return CABSState(
-            variances=[ema.update(a, b) for a, b in zip(old, new, strict=True)],
-            loss=ema.update(state["loss"], statistics.loss),
+            variances=[ema.update(a, b) for a, b in zip(old, variances, strict=True)],
+            loss=ema.update(state["loss"], loss),
         )
 
     def _clip(self, numerator: float, denominator: float, dataset_size: int) -> int:
@@ -109,4 +118,4 @@ class CABS(Rule[CABSState]):
         if denominator == 0:
             return largest if numerator > 0 else self.min_batch_size
         # The floor wins over a data set smaller than it: the stream cuts such a batch at the epoch's end.
-        return max(self.min_batch_size, round(min(numerator / denominator, largest)))
+        return round(max(self.min_batch_size, min(numerator / denominator, largest)))

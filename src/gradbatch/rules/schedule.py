@@ -1,7 +1,10 @@
 """Batch sizes planned in advance, by epochs or by samples."""
 
+import itertools
 import re
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache
 from typing import Literal
 
 from gradbatch._types import Decision, Progress, Rule, Statistics
@@ -9,7 +12,7 @@ from gradbatch.errors import InvalidInputError
 
 __all__ = ["Schedule"]
 
-_SUFFIXES = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
+_SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 _ENTRY = re.compile(r"(\d+(?:\.\d+)?)([KMBT]?):(\d+)")
 
 
@@ -53,8 +56,8 @@ class Schedule(Rule[None]):
             The batch size, in samples.
         """
         unit = dataset_size if self.unit == "epochs" else 1
-        # Compared in whole samples: a start of 0.3 epochs must not be missed by a rounding error.
-        return [size for start, size in _parse(self.table) if round(start * unit) <= samples_seen][-1]
+        # In fractions: a start of 0.3 epochs must not be missed by a rounding error.
+        return [size for start, size in _parse(self.table) if start * unit <= samples_seen][-1]
 
     def requires(self, progress: Progress) -> frozenset[str]:
         """Nothing."""
@@ -70,16 +73,17 @@ class Schedule(Rule[None]):
         return Decision(batch_size=size, reason=f"schedule: {size} from epoch {progress.epoch:.4g}"), None
 
 
-def _parse(table: str) -> list[tuple[float, int]]:
+@cache
+def _parse(table: str) -> list[tuple[Fraction, int]]:
     """The (start, batch size) pairs of a table."""
     entries = [_ENTRY.fullmatch(entry) for entry in table.split()]
-    milestones = [(float(e[1]) * _SUFFIXES[e[2]], int(e[3])) for e in entries if e is not None]
+    milestones = [(Fraction(e[1]) * _SUFFIXES[e[2]], int(e[3])) for e in entries if e is not None]
     starts = [start for start, _ in milestones]
     if not milestones or len(milestones) < len(entries):
         raise InvalidInputError(
             f'`table` must hold entries like "0:32 25:64" (start, colon, batch size), got {table!r}'
         )
-    if starts[0] != 0 or any(b <= a for a, b in zip(starts, starts[1:], strict=False)):
+    if starts[0] != 0 or any(b <= a for a, b in itertools.pairwise(starts)):
         raise InvalidInputError(f"`table` must start at 0 and its starts must grow, got {table!r}")
     if any(size < 1 for _, size in milestones):
         raise InvalidInputError(f"`table` must hold batch sizes of at least 1, got {table!r}")

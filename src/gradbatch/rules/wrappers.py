@@ -151,9 +151,7 @@ class Warmup(Rule[WarmupState]):
         """Nothing watched yet."""
         return WarmupState(watched=0, held=self.rule.init())
 
-    def update(
-        self, statistics: Statistics, progress: Progress, state: WarmupState
-    ) -> tuple[Decision, WarmupState]:
+    def update(self, statistics: Statistics, progress: Progress, state: WarmupState) -> tuple[Decision, WarmupState]:
         """The requested size during the warm-up, the held rule's decision after it."""
         decision, held = self.rule.update(statistics, progress, state["held"])
         watched = state["watched"]
