@@ -244,14 +244,13 @@ class TestDecisions:
 class TestNotFinite:
     def poisoned(self, bad, rule=None, **options):
         setup = Setup(rule or gb.CABS(min_batch_size=1), **options)
-        records, step = [], 0
-        for inputs, targets in setup.controller.run(steps=6):
+        records = []
+        for step, (inputs, targets) in enumerate(setup.controller.run(steps=6)):
             loss = setup.loss(inputs, targets)
             setup.controller.backward(loss * float("nan") if step in bad else loss)
             before = setup.weights()
             records.append(setup.controller.step())
             assert same(before, setup.weights()) == (step in bad)
-            step += 1
         return setup, records
 
     @pytest.mark.parametrize("rule", [None, gb.Fixed()])

@@ -8,8 +8,8 @@ from torch.optim import Optimizer
 
 from gradbatch._types import Rule
 from gradbatch.errors import InvalidInputError
-from gradbatch.optimizers import parameters_of
 from gradbatch.stream import SampleStream
+from gradbatch.updating import parameters_of
 
 __all__ = ["check_budget", "check_loss", "check_parts", "check_single_rank", "check_size"]
 

@@ -67,7 +67,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         kind = type(error).__name__
         raise InvalidInputError(f"{path} is not a readable checkpoint ({kind}): use an older one") from error
     if state is None:
-        raise InvalidInputError(f"{path} is a damaged checkpoint (checksum of {damaged}): use an older one")
+        raise InvalidInputError(f"{path} is not a readable checkpoint (bad checksum of {damaged}): use an older one")
     return state
 
 

@@ -16,10 +16,11 @@ from gradbatch._arguments import check_budget, check_loss, check_parts, check_si
 from gradbatch._types import QUANTITIES, Decision, Progress, Record, Rule, Statistics
 from gradbatch.asking import ask, lacking, named
 from gradbatch.errors import InvalidInputError, MeasurementError, NonFiniteError
-from gradbatch.optimizers import borrowed_lr, forget_gradients, learning_rates, momentum_of, parameters_of
-from gradbatch.probe import Estimator, Measurement, Probe
+from gradbatch.measuring import Meter
+from gradbatch.probe import Estimator
 from gradbatch.sinks import Sink
 from gradbatch.stream import SampleStream
+from gradbatch.updating import Updater, learning_rates, momentum_of, parameters_of
 
 __all__ = ["MAX_SKIPPED_IN_A_ROW", "Controller"]
 
@@ -121,13 +122,11 @@ class Controller:
                 "unscaled: train in bfloat16, which needs no scaler"
             )
         self._rule = rule
-        self._model = model
         self._optimizer = optimizer
+        self._meter = Meter(model, parameters_of(optimizer), estimator)
+        self._updater = Updater(optimizer, clip_grad_norm, scaler)
         self._stream = stream
         self._micro_batch_size = micro_batch_size
-        self._estimator: Estimator = estimator
-        self._clip_grad_norm = clip_grad_norm
-        self._scaler = scaler
         self._sinks = tuple(sinks)
         self._shadows = named(shadows)
         self._device = next(p.device for p in model.parameters() if p.requires_grad)
@@ -141,11 +140,11 @@ class Controller:
         self._state = rule.init()
         self._shadow_states = {name: shadow.init() for name, shadow in self._shadows.items()}
 
-        self._probe: Probe | None = None
-        self._measurement: Measurement | None = None
         self._batch: _Batch | None = None
         self._handed_out = 0  # samples of the micro-batch whose backward has not been called yet
-        self._wanted(self._progress(0, batch_size))  # refuses now what the estimator cannot measure
+        self._meter.begin_batch(
+            self._required(self._progress(0, batch_size))
+        )  # now, so that what the estimator cannot measure is refused at once
 
     @property
     def batch_size(self) -> int:
@@ -160,7 +159,7 @@ class Controller:
     @property
     def estimator(self) -> str:
         """How statistics are measured: ``"layers"`` or ``"chunks"``, and ``"none"`` while no rule has asked."""
-        return "none" if self._probe is None else self._probe.estimator
+        return self._meter.estimator
 
     def run(self, *, epochs: int | None = None, samples: int | None = None, steps: int | None = None) -> Iterator[Any]:
         """Hand out micro-batches until a budget is spent, counted from where training stands.
@@ -212,12 +211,7 @@ class Controller:
         check_loss(loss, reduction)
         weight = (count if reduction == "mean" else 1) / batch.size
         weighted = loss if weight == 1 else loss * weight
-        scaled = weighted if self._scaler is None else self._scaler.scale(weighted)
-        if self._measurement is None:
-            scaled.backward()
-        else:
-            self._measurement.backward(scaled)
-            self._stop_listening()
+        self._meter.backward(self._updater.scaled(weighted))
         heard = weighted.detach()
         batch.loss = heard if batch.drawn == 0 else batch.loss + heard
         batch.drawn += count
@@ -240,9 +234,8 @@ class Controller:
             raise MeasurementError("`step` comes after `backward`: call `controller.backward(loss)` first")
         if batch.drawn < batch.size:
             return None
-        if self._scaler is not None:
-            self._scaler.unscale_(self._optimizer)
-        statistics = self._read(batch)
+        self._updater.unscale()
+        statistics = self._meter.read(batch.loss, batch.drawn)
         progress = self._progress(batch.drawn, batch.before.batch_size)
         decision, self._state = self._ask(self._rule, batch, statistics, progress, self._state)
         if not decision.step and self._grow(batch, decision.batch_size):
@@ -327,35 +320,27 @@ class Controller:
             group_lrs=rates if len(rates) > 1 else (),
         )
 
-    def _wanted(self, progress: Progress) -> frozenset[str]:
-        """What the rule and its shadows want measured; the probe is made when it is first needed."""
-        quantities = self._rule.requires(progress)
-        for shadow in self._shadows.values():
-            quantities |= shadow.requires(progress)
-        if quantities and self._probe is None:
-            groups = parameters_of(self._optimizer)
-            self._probe = Probe(self._model, quantities, estimator=self._estimator, groups=groups)
-        return quantities
+    def _required(self, progress: Progress) -> frozenset[str]:
+        """What the rule and its shadows want measured."""
+        shadows = [shadow.requires(progress) for shadow in self._shadows.values()] if self._shadows else ()
+        return self._rule.requires(progress).union(*shadows)
 
     def _hand_out(self, most: int) -> Iterator[Any]:
         """The micro-batches of one batch of at most ``most`` samples."""
         started = time.perf_counter()
         before = self._progress(0, self._next_size)
         size = self._stream.available(min(self._next_size, most))
-        batch = self._batch = _Batch(before, self._wanted(before), size, most, started)
-        forget_gradients(self._optimizer)
-        if batch.quantities and self._probe is not None:
-            self._probe.ask(batch.quantities)
-            self._probe.reset()
-        piece = self._piece_size(batch)
+        batch = self._batch = _Batch(before, self._required(before), size, most, started)
+        self._meter.begin_batch(batch.quantities)
+        self._updater.forget_gradients()
+        piece = math.ceil(size / self._meter.min_pieces)
+        if self._micro_batch_size is not None:
+            piece = min(piece, self._micro_batch_size)
         while batch.drawn < batch.size:
             self._handed_out = min(piece, batch.size - batch.drawn)
             micro_batch = self._stream.take(self._handed_out, self._device)
-            try:
-                self._listen(batch)
-                yield micro_batch
-            finally:
-                self._stop_listening(failed=True)
+            self._meter.begin_pass(self._handed_out, self._handed_out / batch.size * self._updater.loss_scale)
+            yield micro_batch
             if self._handed_out:
                 raise MeasurementError(
                     "the loop asked for the next micro-batch before `backward`: call "
@@ -367,39 +352,10 @@ class Controller:
                 "`controller.backward(loss)`"
             )
 
-    def _piece_size(self, batch: _Batch) -> int:
-        """Samples in one pass: what fits, and few enough for the estimator to have its pieces."""
-        pieces = self._probe.min_pieces if batch.quantities and self._probe is not None else 1
-        piece = math.ceil(batch.size / pieces)
-        return piece if self._micro_batch_size is None else min(piece, self._micro_batch_size)
-
-    def _listen(self, batch: _Batch) -> None:
-        """Begin to measure the micro-batch handed out, if anything is wanted."""
-        if batch.quantities and self._probe is not None:
-            count = self._handed_out
-            loss_scale = count / batch.size * (1.0 if self._scaler is None else self._scaler.get_scale())
-            self._measurement = self._probe.measure(num_samples=count, loss_scale=loss_scale, keep_gradient=False)
-            self._measurement.begin()
-
-    def _stop_listening(self, *, failed: bool = False) -> None:
-        """End the measurement under way, if there is one."""
-        measurement, self._measurement = self._measurement, None
-        if measurement is not None:
-            measurement.close(failed=failed)
-
     def _abandon(self) -> None:
         """Forget a batch that was left half-way, and take all hooks off."""
-        self._stop_listening(failed=True)
-        if self._probe is not None:
-            self._probe.detach()
+        self._meter.detach()
         self._batch, self._handed_out = None, 0
-
-    def _read(self, batch: _Batch) -> Statistics:
-        """The statistics of the batch so far; with the loss, one copy from device to host."""
-        if batch.quantities and self._probe is not None:
-            gradient = [parameter.grad for parameter in self._probe.parameters]
-            return self._probe.read(loss=batch.loss, gradient=gradient, reset=False)
-        return Statistics(num_samples=batch.drawn, loss=float(batch.loss))
 
     def _ask(
         self, rule: Rule[Any], batch: _Batch, statistics: Statistics, progress: Progress, state: Any
@@ -416,15 +372,14 @@ class Controller:
             return False
         # The only place where gradients are renormalised: the mean is over more samples than was planned.
         shrink = batch.drawn / (batch.drawn + more)
-        grads = [p.grad for group in parameters_of(self._optimizer) for p in group if p.grad is not None]
-        torch._foreach_mul_(grads, shrink)
+        self._updater.shrink_gradients(shrink)
         batch.loss = batch.loss * shrink
         batch.size = batch.drawn + more
         return True
 
     def _finish(self, batch: _Batch, statistics: Statistics, progress: Progress, decision: Decision) -> Record:
         """Update, count, and put it on record."""
-        is_updated = self._update(decision.lr_scale) if statistics.is_finite else self._skip()
+        is_updated = self._updater.step(decision.lr_scale) if statistics.is_finite else self._updater.skip()
         self._stream.commit(batch.drawn)
         self._seconds += time.perf_counter() - batch.started
         self._record = record = Record(
@@ -453,34 +408,6 @@ class Controller:
         if not is_updated:
             self._complain(record)
         return record
-
-    def _update(self, lr_scale: float) -> bool:
-        """The optimizer's step on the gradients as they are; false where they are not finite."""
-        if self._clip_grad_norm is not None:
-            parameters = [p for group in parameters_of(self._optimizer) for p in group]
-            if not math.isfinite(nn.utils.clip_grad_norm_(parameters, self._clip_grad_norm)):
-                return self._skip()
-        if self._scaler is None and lr_scale == 1:
-            self._optimizer.step()
-            return True
-        with borrowed_lr(self._optimizer, lr_scale):
-            return self._scaled_step()
-
-    def _scaled_step(self) -> bool:
-        """The optimizer's step through the scaler, which skips it where a gradient is not finite."""
-        if self._scaler is None:
-            self._optimizer.step()
-            return True
-        before = self._scaler.get_scale()
-        self._scaler.step(self._optimizer)
-        self._scaler.update()
-        return self._scaler.get_scale() >= before  # it shrinks where it skipped
-
-    def _skip(self) -> bool:
-        """No step; the scaler learns that it was too large."""
-        if self._scaler is not None:
-            self._scaler.update()
-        return False
 
     def _ask_shadows(self, batch: _Batch, statistics: Statistics, progress: Progress) -> dict[str, int]:
         """The sizes that the shadows would have chosen."""

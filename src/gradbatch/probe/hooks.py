@@ -76,7 +76,8 @@ class Listener:
             keep_grads: Keep the parameters' whole gradients.
             mark_own: Know a pass that accumulates into ``.grad`` as ours, whoever calls it.
         """
-        self._passes, self._num_samples, self._is_checked = {}, num_samples, check
+        self._passes = {}
+        self._num_samples, self._is_checked = num_samples, check
         if by_layers and not self._layer_handles:
             self._layer_handles = [
                 layer.module.register_forward_hook(partial(self._on_forward, layer)) for layer in self._layers

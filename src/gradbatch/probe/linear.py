@@ -23,6 +23,14 @@ def linear_sqnorm_sums(layer: nn.Module, activations: Tensor, output_grads: Tens
     One position: $\|g_i\| = \|a_i\|\,\|b_i\|$, and no per-sample gradient is ever built. Several positions:
     $\|g_i\|^2 = \sum_{s,t} (a_{is}\cdot a_{it})(b_{is}\cdot b_{it})$ from two Gram matrices [T, T], or from the
     gradient [O, I] itself where that is smaller.
+
+    Args:
+        layer: The ``nn.Linear``.
+        activations: What it was given, [B, ..., I].
+        output_grads: Gradient of what it returned, [B, ..., O].
+
+    Returns:
+        The sums by parameter name, 0-dim, without those of frozen parameters.
     """
     a, b = _at_least_single(activations), _at_least_single(output_grads)
     if a.dim() > 2:

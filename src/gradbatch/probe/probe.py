@@ -58,6 +58,7 @@ class Probe:
         UnsupportedLayerError: If ``estimator="layers"`` and a parameter is not covered.
 
     Example:
+        >>> import torch
         >>> model = nn.Linear(3, 1)
         >>> probe = Probe(model, {"grad_variance"})
         >>> with probe.measure(num_samples=8):

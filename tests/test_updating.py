@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gradbatch.optimizers import borrowed_lr, learning_rates, momentum_of, parameters_of
+from gradbatch.updating import borrowed_lr, learning_rates, momentum_of, parameters_of
 
 
 def parameters() -> list[nn.Parameter]:

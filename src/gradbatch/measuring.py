@@ -1,0 +1,94 @@
+"""Measure: the probe as the controller uses it, made when a rule first asks for something."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from gradbatch._types import Statistics
+from gradbatch.probe import Estimator, Measurement, Probe
+
+__all__ = ["Meter"]
+
+
+class Meter:
+    """Statistics of batches that go through backward in one or several passes.
+
+    Args:
+        model: The model.
+        groups: The parameters to observe, by parameter group.
+        estimator: See `Probe`.
+    """
+
+    def __init__(self, model: nn.Module, groups: Sequence[Sequence[nn.Parameter]], estimator: Estimator) -> None:
+        self._model = model
+        self._groups = groups
+        self._wish: Estimator = estimator
+        self._probe: Probe | None = None
+        self._is_asked = False
+        self._measurement: Measurement | None = None
+
+    @property
+    def estimator(self) -> str:
+        """How statistics are measured; ``"none"`` while nothing was asked for."""
+        return "none" if self._probe is None else self._probe.estimator
+
+    @property
+    def min_pieces(self) -> int:
+        """Passes in which the batch should go through backward."""
+        return self._probe.min_pieces if self._probe is not None and self._is_asked else 1
+
+    def begin_batch(self, quantities: frozenset[str]) -> None:
+        """Forget the last batch; measure these quantities of the next, if any.
+
+        Raises:
+            UnsupportedLayerError: If the estimator cannot measure the model.
+        """
+        self._is_asked = bool(quantities)
+        if not self._is_asked:
+            return
+        if self._probe is None:
+            self._probe = Probe(self._model, quantities, estimator=self._wish, groups=self._groups)
+        self._probe.ask(quantities)
+        self._probe.reset()
+
+    def begin_pass(self, num_samples: int, loss_scale: float) -> None:
+        """Listen to a pass of ``num_samples`` samples, whose mean loss goes backward times ``loss_scale``."""
+        if self._probe is not None and self._is_asked:
+            self._measurement = self._probe.measure(num_samples=num_samples, loss_scale=loss_scale, keep_gradient=False)
+            self._measurement.begin()
+
+    def backward(self, loss: Tensor) -> None:
+        """Send the pass's loss backward, and take in what was heard."""
+        if self._measurement is None:
+            loss.backward()
+            return
+        self._measurement.backward(loss)
+        measurement, self._measurement = self._measurement, None
+        measurement.close()
+
+    def read(self, loss: Tensor | float, num_samples: int) -> Statistics:
+        """The statistics of the batch so far; with the loss, one copy from device to host.
+
+        Args:
+            loss: Its mean loss.
+            num_samples: Its samples.
+
+        Returns:
+            The statistics; only the loss where nothing was asked for.
+        """
+        if self._probe is None or not self._is_asked:
+            return Statistics(num_samples=num_samples, loss=float(loss))
+        gradient = [parameter.grad for parameter in self._probe.parameters]
+        return self._probe.read(loss=loss, gradient=gradient, reset=False)
+
+    def abandon_pass(self) -> None:
+        """Stop listening to a pass that will not come."""
+        measurement, self._measurement = self._measurement, None
+        if measurement is not None:
+            measurement.close(failed=True)
+
+    def detach(self) -> None:
+        """Take all hooks off."""
+        self.abandon_pass()
+        if self._probe is not None:
+            self._probe.detach()

@@ -1,0 +1,127 @@
+"""Apply: what is read from an optimizer, and how it is made to step."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+__all__ = ["Updater", "borrowed_lr", "learning_rates", "momentum_of", "parameters_of"]
+
+
+def parameters_of(optimizer: Optimizer) -> list[list[nn.Parameter]]:
+    """The parameters of an optimizer, by parameter group."""
+    return [list(group["params"]) for group in optimizer.param_groups]
+
+
+def learning_rates(optimizer: Optimizer) -> tuple[float, ...]:
+    """The scheduled learning rate of each parameter group."""
+    return tuple([float(group["lr"]) for group in optimizer.param_groups])
+
+
+def momentum_of(optimizer: Optimizer) -> float:
+    """The heavy-ball momentum of the first parameter group; 0 for optimizers without one."""
+    return float(optimizer.param_groups[0].get("momentum", 0.0))
+
+
+@contextmanager
+def borrowed_lr(optimizer: Optimizer, scale: float) -> Iterator[None]:
+    """Multiply every learning rate by ``scale``, and give the old ones back in any case.
+
+    Editing the rates for good would work under some torch schedulers and be overwritten by others. A tensor's
+    value is replaced in place, so that captured and compiled optimizers see it.
+    """
+    rates = [group["lr"] for group in optimizer.param_groups]
+    kept = [rate.clone() if isinstance(rate, Tensor) else rate for rate in rates]
+    try:
+        for group, rate in zip(optimizer.param_groups, kept, strict=True):
+            _set(group, rate * scale)
+        yield
+    finally:
+        for group, rate in zip(optimizer.param_groups, kept, strict=True):
+            _set(group, rate)
+
+
+class Updater:
+    """An optimizer with clipping and loss scaling, as the controller steps it.
+
+    Args:
+        optimizer: The optimizer.
+        clip_grad_norm: Clip the gradient's norm to this before the step.
+        scaler: Scales losses, and skips steps whose gradients overflowed.
+    """
+
+    def __init__(self, optimizer: Optimizer, clip_grad_norm: float | None, scaler: torch.amp.GradScaler | None) -> None:
+        self._optimizer = optimizer
+        self._clip_grad_norm = clip_grad_norm
+        self._scaler = scaler
+
+    @property
+    def loss_scale(self) -> float:
+        """The scaler's factor on losses; 1 without a scaler."""
+        return 1.0 if self._scaler is None else self._scaler.get_scale()
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """The loss as it goes backward."""
+        return loss if self._scaler is None else self._scaler.scale(loss)
+
+    def unscale(self) -> None:
+        """Divide the scaler's factor out of the gradients."""
+        if self._scaler is not None:
+            self._scaler.unscale_(self._optimizer)
+
+    def forget_gradients(self) -> None:
+        """Set every gradient to ``None``, as ``zero_grad`` does, which also profiles itself at each step."""
+        for group in self._optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+
+    def shrink_gradients(self, factor: float) -> None:
+        """Multiply every gradient."""
+        grads = [p.grad for group in parameters_of(self._optimizer) for p in group if p.grad is not None]
+        torch._foreach_mul_(grads, factor)
+
+    def step(self, lr_scale: float) -> bool:
+        """Update with the gradients as they are.
+
+        Args:
+            lr_scale: Factor on the learning rates, for this step only.
+
+        Returns:
+            Whether it was done: not where the gradients are not finite, as far as clipping or scaling saw them.
+        """
+        if self._clip_grad_norm is not None:
+            parameters = [p for group in parameters_of(self._optimizer) for p in group]
+            if not math.isfinite(nn.utils.clip_grad_norm_(parameters, self._clip_grad_norm)):
+                return self.skip()
+        if lr_scale == 1:
+            return self._step()
+        with borrowed_lr(self._optimizer, lr_scale):
+            return self._step()
+
+    def skip(self) -> bool:
+        """No step, which the scaler takes into account; false, as `step` says it."""
+        if self._scaler is not None:
+            self._scaler.update()
+        return False
+
+    def _step(self) -> bool:
+        """The step itself, through the scaler if there is one."""
+        if self._scaler is None:
+            self._optimizer.step()
+            return True
+        before = self._scaler.get_scale()
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        return self._scaler.get_scale() >= before  # it shrinks where it skipped
+
+
+def _set(group: dict[str, object], rate: float | Tensor) -> None:
+    """Give a group a rate, in the form in which it holds one."""
+    held = group["lr"]
+    if isinstance(held, Tensor):
+        held.copy_(rate if isinstance(rate, Tensor) else held.new_tensor(rate))
+    else:
+        group["lr"] = rate
