@@ -94,8 +94,8 @@ class Statistics:
     @property
     def is_finite(self) -> bool:
         """Whether the loss and every total that was measured are neither nan nor infinite."""
-        totals = (self.loss, *(getattr(self, name) for name in QUANTITIES))
-        return all(value is None or math.isfinite(value) for value in totals)
+        totals = [self.loss, *[value for name in QUANTITIES if (value := getattr(self, name)) is not None]]
+        return all(map(math.isfinite, totals))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,13 +4,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from gradbatch._types import QUANTITIES, Decision, Progress, Rule, Statistics
+from gradbatch._types import Decision, Progress, Rule, Statistics
 from gradbatch.errors import InvalidInputError
 
 __all__ = ["ask", "lacking", "named"]
-
-# A rule may be given a `noise_scale` of None: it says that the corrected squared norm was not positive.
-_NEEDED = (*(name for name in QUANTITIES if name != "noise_scale"), "layers", "groups")
 
 
 def ask(
@@ -52,7 +49,8 @@ def ask(
 
 def lacking(statistics: Statistics, quantities: frozenset[str]) -> frozenset[str]:
     """The quantities that were asked for and that this batch cannot give, as the variance of one sample."""
-    return frozenset(n for n in _NEEDED if n in quantities and getattr(statistics, n) is None)
+    # A rule may be given a `noise_scale` of None: it says that the corrected squared norm was not positive.
+    return frozenset([n for n in quantities if n != "noise_scale" and getattr(statistics, n) is None])
 
 
 def named(rules: Sequence[Rule[Any]]) -> dict[str, Rule[Any]]:

@@ -170,6 +170,7 @@ def _embed(svg: str, panel: Panel, name: str) -> str:
     body = body.replace("url(#", f"url(#{name}-")
     head = rf'<svg viewBox="\1" role="img" aria-label="{html.escape(panel.title)}">'
     body = re.sub(r'<svg[^>]*?viewBox="([^"]+)"[^>]*>', head, body, count=1)
-    # A hundredth of a point is less than a pixel; the digits after it would be half the page.
-    body = re.sub(r"(\d\.\d\d)\d+", r"\1", body)
+    # A hundredth of a point is less than a pixel; the digits after it would be half the page. Only within tags:
+    # a tick's text says 0.001.
+    body = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(\d\.\d\d)\d+", r"\1", tag[0]), body)
     return re.sub(r"\s*\n\s*", "\n", body)
