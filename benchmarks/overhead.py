@@ -1,4 +1,4 @@
-"""What measuring costs: a training step with statistics beside a plain one, and beside the peers'.
+"""What measuring costs: a step with statistics beside a plain one and the peers'.
 
 All contenders take the same steps on the same model and data, in rounds whose order is drawn anew each time; a figure
 is the median over the rounds, a ratio is the median of the rounds' own ratios to the plain step. Only ratios mean
@@ -74,7 +74,7 @@ def plain(model: nn.Module, data: Data) -> Round:
 
 
 def empty_hooks(model: nn.Module, data: Data) -> Round:
-    """The plain loop with hooks that do nothing on each layer's output: the floor of any hook-based statistic."""
+    """The plain loop with hooks that do nothing: the floor of any hook-based statistic."""
     run = plain(model, data)
     for layer in model.modules():
         if isinstance(layer, nn.Linear):

@@ -1,4 +1,4 @@
-"""Throughput of `SampleStream` while the batch size changes at every step, beside a plain loader.
+"""Throughput of `SampleStream` while the size changes at every step, beside a loader.
 
 Both read the same map-style dataset of 3x32x32 images through the same number of workers, in shuffled order.
 Runs of the two alternate in random order, and each is timed over whole epochs after its first batch has

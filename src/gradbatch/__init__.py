@@ -1,4 +1,4 @@
-"""Batch sizes, learning-rate scales and sample selections chosen during training from the gradients themselves."""
+"""Batch sizes chosen during training, from the gradients themselves."""
 
 from gradbatch._types import Decision as Decision
 from gradbatch._types import LayerStatistics as LayerStatistics

@@ -72,12 +72,12 @@ def num_bytes(batch: Any) -> int:
 
 
 def cut(batch: Any, start: int, stop: int) -> Any:
-    """Samples ``start`` to ``stop`` (exclusive) of a batch, as views of its tensors and arrays."""
+    """Samples ``start`` to ``stop`` (exclusive) of a batch, as views of its tensors."""
     return _map_leaves(itemgetter(slice(start, stop)), batch)
 
 
 def select(batch: Any, indices: Tensor) -> Any:
-    """Copies of the samples at ``indices`` ([n], any order) of a batch whose leaves are tensors."""
+    """Copies of the samples at ``indices`` ([n], any order) of a batch of tensors."""
 
     def select_rows(leaf: Tensor) -> Tensor:
         return leaf.index_select(0, indices.to(leaf.device))
@@ -91,7 +91,7 @@ def pick(batch: Any, index: int) -> Any:
 
 
 def to_device(batch: Any, device: torch.device | str) -> Any:
-    """The batch with its tensors on ``device``, copied without waiting; other leaves are left as they are."""
+    """The batch with its tensors on ``device``, copied without waiting."""
     device = torch.device(device)
 
     def move(leaf: Any) -> Any:
@@ -198,7 +198,7 @@ class ChunkBuffer:
 
 
 def _map_leaves(function: Callable[..., Any], *batches: Any) -> Any:
-    """The first batch's structure, with ``function`` of the matching leaves of all batches for leaves."""
+    """The batches' structure, with ``function`` of their matching leaves for leaves."""
     if len(batches) == 1 and type(batches[0]) is tuple and all(type(part) is Tensor for part in batches[0]):
         return tuple([function(part) for part in batches[0]])  # what most batches are, at each step
     all_parts = [_parts(batch) for batch in batches]

@@ -1,4 +1,4 @@
-"""Where a stream reads: tensors in memory, a dataset with or without workers, or ready-made batches."""
+"""Where a stream reads: tensors in memory, datasets, or ready-made batches."""
 
 import hashlib
 from collections import deque
@@ -45,7 +45,7 @@ class Source(Protocol):
 
 
 class Order:
-    """The order of the samples in each epoch, a function of (seed, epoch) alone, as indices on ``device``."""
+    """The order of the samples in each epoch, a function of (seed, epoch) alone."""
 
     def __init__(self, dataset_size: int, seed: int, shuffle: bool, device: torch.device) -> None:
         self.dataset_size = dataset_size
@@ -54,7 +54,7 @@ class Order:
         self._indices = torch.empty(0, dtype=torch.long)
 
     def indices(self, epoch: int, start: int, stop: int) -> Tensor:
-        """Dataset indices of the samples at positions ``start`` to ``stop`` (exclusive) of an epoch."""
+        """Dataset indices of the samples at positions ``start`` to ``stop`` of an epoch."""
         if epoch != self._epoch:
             self._indices, self._epoch = self._draw(epoch).to(self._device), epoch
         return self._indices[start:stop]
@@ -105,7 +105,7 @@ class DirectSource:
 
 
 class WorkerSource:
-    """Batches cut out of chunks that a loader's workers make, ahead of time and through all epochs."""
+    """Batches cut out of chunks that a loader's workers make ahead of time."""
 
     can_rewind = True
 
@@ -156,7 +156,7 @@ class WorkerSource:
         return batch
 
     def close(self) -> None:
-        """Shut the workers down; torch does so when the last reference to a loader's iterator goes."""
+        """Shut the workers down, as torch does when a loader's iterator goes."""
         self._loader, self._chunks, self._place = None, iter(()), None
         self._buffer.clear()
 
@@ -201,7 +201,7 @@ class _ChunkSampler:
         self.sizes.clear()
 
     def follow(self, epoch: int, position: int, count: int) -> None:
-        """Note that ``count`` samples are now read from that place, for the boundaries of coming chunks."""
+        """Note that ``count`` samples are now read from that place."""
         if position + count == self._order.dataset_size:  # perhaps cut short by the epoch's end
             count = max(count, self._size)
         self._is_steady = count == self._size
@@ -246,7 +246,7 @@ class BatchSource:
         return min(limit, self._buffer.num_samples)
 
     def read(self, epoch: int, position: int, count: int) -> Any:
-        """See `Source`; the samples that follow those of the last read, wherever the place is said to be."""
+        """See `Source`; what follows the last read, wherever the place is said to be."""
         return self._buffer.take(count)
 
     def close(self) -> None:
@@ -344,7 +344,7 @@ def _is_iterable_of_batches(dataset: Any, dataset_size: int | None) -> bool:
 
 
 def _samples_per_pass(batches: Any, dataset_size: int | None) -> int:
-    """Samples in one pass of an iterable of batches: as given, or else as its loader's sampler tells."""
+    """Samples in one pass of an iterable: as given, or as its loader's sampler tells."""
     if dataset_size is not None:
         return checked_int("dataset_size", dataset_size, 1)
     batch_sampler = batches.batch_sampler if isinstance(batches, DataLoader) else None

@@ -100,7 +100,7 @@ class Statistics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """Where training stands when a rule is asked, after the batch's backward and before its update.
+    """Where training stands when a rule is asked: after backward, before the update.
 
     Attributes:
         step: Updates done before this one.
@@ -216,7 +216,7 @@ class Record:
 
     @classmethod
     def from_dict(cls, flat: Mapping[str, Any]) -> "Record":
-        """The record behind a line of the log: the inverse of `to_dict`, with nan for a loss of ``None``.
+        """The record behind a line of the log, with nan for a loss of ``None``.
 
         Args:
             flat: The line, as `to_dict` made it.
@@ -243,7 +243,7 @@ State = TypeVar("State")
 
 
 class Rule(ABC, Generic[State]):
-    """What decides the next batch size: a frozen dataclass of hyper-parameters with three pure methods.
+    """What decides the next batch size: hyper-parameters with three pure methods.
 
     A rule never sees tensors, the model or the data. Its evolving state (running averages, counters) is a plain
     JSON-ready value that it makes in `init`, receives in `update` and returns anew; the rule itself never
@@ -257,7 +257,7 @@ class Rule(ABC, Generic[State]):
 
     @abstractmethod
     def requires(self, progress: Progress) -> frozenset[str]:
-        """Names of the quantities to measure on the coming batch; empty when nothing need be measured.
+        """Names of the quantities to measure on the coming batch; empty for none.
 
         Args:
             progress: Where training stands, before the batch is drawn (its samples are not counted yet).

@@ -13,7 +13,7 @@ __all__ = ["ask", "lacking", "named"]
 def ask(
     rule: Rule[Any], statistics: Statistics, progress: Progress, state: Any, absent: frozenset[str]
 ) -> tuple[Decision, Any]:
-    """The rule's decision and next state; or the requested size again, and the state as it was.
+    """The rule's decision and next state; or the size and the state as they were.
 
     Args:
         rule: The rule.
@@ -48,7 +48,7 @@ def ask(
 
 
 def lacking(statistics: Statistics, quantities: frozenset[str]) -> frozenset[str]:
-    """The quantities that were asked for and that this batch cannot give, as the variance of one sample."""
+    """The quantities that were asked for and that this batch cannot give."""
     # A rule may be given a `noise_scale` of None: it says that the corrected squared norm was not positive.
     return frozenset([n for n in quantities if n != "noise_scale" and getattr(statistics, n) is None])
 

@@ -14,7 +14,7 @@ __all__ = ["load_checkpoint", "save_checkpoint"]
 
 
 def save_checkpoint(path: str | os.PathLike[str], state: dict[str, Any]) -> None:
-    """Write a checkpoint atomically: after a crash the file is either the old one or the new one, whole.
+    """Write a checkpoint atomically: a crash leaves the old file or the new one, whole.
 
     Args:
         path: Where to write. The folder must exist.
@@ -45,7 +45,7 @@ def save_checkpoint(path: str | os.PathLike[str], state: dict[str, Any]) -> None
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read what `save_checkpoint` wrote, onto the CPU, without running any code that the file may hold.
+    """Read what `save_checkpoint` wrote, onto the CPU, without running code in it.
 
     Args:
         path: The file.

@@ -122,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
-    """A flag for each setting; one that is not given leaves no trace, so that a resumed run keeps its own."""
+    """A flag for each setting; one not given leaves a resumed run its own."""
     from gradbatch.experiments.settings import TrainSettings
 
     hints = get_type_hints(TrainSettings)

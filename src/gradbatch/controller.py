@@ -1,4 +1,4 @@
-"""The controller: measure, decide, apply. The only stateful shell; rules are pure and statistics are values."""
+"""The controller: measure, decide, apply. The only stateful shell."""
 
 import logging
 import math
@@ -158,7 +158,7 @@ class Controller:
 
     @property
     def estimator(self) -> str:
-        """How statistics are measured: ``"layers"`` or ``"chunks"``, and ``"none"`` while no rule has asked."""
+        """``"layers"`` or ``"chunks"``; ``"none"`` while no rule has asked for statistics."""
         return self._meter.estimator
 
     def run(self, *, epochs: int | None = None, samples: int | None = None, steps: int | None = None) -> Iterator[Any]:
@@ -190,7 +190,7 @@ class Controller:
             self._abandon()
 
     def backward(self, loss: Tensor, *, reduction: Literal["mean", "sum"] = "mean") -> None:
-        """Send the micro-batch's loss backward: gradients into ``.grad``, statistics into the probe.
+        """Send the micro-batch's loss backward, under observation.
 
         The loss is weighted so that the micro-batches of a batch add up to the mean over its samples.
 
@@ -244,7 +244,7 @@ class Controller:
         return self._finish(batch, statistics, progress, decision)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that decides how training goes on, but for the model's and the optimizer's own state.
+        """What decides how training goes on, beside the model's and optimizer's own state.
 
         What was handed out and not updated with is not in it: a resumed run begins that batch anew.
 
@@ -290,7 +290,7 @@ class Controller:
         self._skipped_in_a_row = state["skipped_in_a_row"]
 
     def close(self) -> None:
-        """Take hooks off a loop that was left half-way, shut the stream's workers down, close the sinks."""
+        """Take hooks off, shut the stream's workers down, close the sinks."""
         self._abandon()
         self._stream.close()
         for sink in self._sinks:
@@ -365,7 +365,7 @@ class Controller:
         return ask(rule, statistics, progress, state, absent & rule.requires(batch.before) if absent else absent)
 
     def _grow(self, batch: _Batch, more: int) -> bool:
-        """Make room for ``more`` samples in the batch; false where the epoch or the budget has none left."""
+        """Make room for ``more`` samples in the batch; false where none are left."""
         room = batch.most - batch.drawn
         more = self._stream.available(min(more, room)) if room > 0 else 0
         if more == 0:

@@ -119,7 +119,7 @@ def noise_scale(stats: Statistics | LayerStatistics) -> float | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ema:
-    r"""Exponential running mean $\bar x \leftarrow \beta\bar x + (1-\beta)x$, without bias correction.
+    r"""Running mean $\bar x \leftarrow \beta\bar x + (1-\beta)x$, without bias correction.
 
     The mean itself is a plain float that its owner keeps; nothing non-finite ever enters it.
 

@@ -1,4 +1,4 @@
-"""The stream of samples: one fixed order, cut into batches of whatever size is asked for next.
+"""The stream of samples: one fixed order, cut into batches of any size.
 
 A loader's batch sampler runs ahead of its workers, so a new batch size set there arrives some batches late.
 Here workers make *chunks*, and the main process cuts batches out of them: a new size holds at the very next
@@ -151,7 +151,7 @@ class SampleStream:
         return self._source.remaining(self._read_epoch, self._read_position, n)
 
     def commit(self, n: int) -> None:
-        """Count the first ``n`` samples that were taken and not committed yet as used by an update.
+        """Count the first ``n`` uncommitted samples as used by an update.
 
         Args:
             n: Samples, at least 1.
@@ -178,7 +178,7 @@ class SampleStream:
             self._go_to(self._epoch, 0)
 
     def rewind(self) -> None:
-        """Go back to the committed cursor: samples that were taken and not committed will be given again.
+        """Go back to the committed cursor: samples taken since will be given again.
 
         Raises:
             MeasurementError: If there are such samples and the dataset is an iterable, which cannot go back.
@@ -192,11 +192,11 @@ class SampleStream:
         self._go_to(self._epoch, self._position)
 
     def state_dict(self) -> dict[str, int | bool]:
-        """The committed cursor and what fixes the order, as plain numbers for JSON or a checkpoint."""
+        """The committed cursor and what fixes the order, as plain numbers."""
         return {**self._fingerprint(), "epoch": self._epoch, "position": self._position}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where the stream that gave ``state`` stood; samples that were taken here are forgotten.
+        """Go on where the stream that gave ``state`` stood; what was taken here is forgotten.
 
         Args:
             state: A `state_dict` of a stream over the same dataset with the same seed and shuffling.

@@ -73,7 +73,7 @@ class Updater:
             self._scaler.unscale_(self._optimizer)
 
     def forget_gradients(self) -> None:
-        """Set every gradient to ``None``, as ``zero_grad`` does, which also profiles itself at each step."""
+        """Set every gradient to ``None``: ``zero_grad`` without its cost of profiling itself."""
         for group in self._optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None

@@ -1,4 +1,4 @@
-"""Curves out of run logs: smoothed, thinned, and the noise scale from the moments that a run logged."""
+"""Curves out of run logs: smoothed, thinned, and the noise scale from logged moments."""
 
 import itertools
 import math
@@ -71,7 +71,7 @@ def smooth(values: Floats, batch_sizes: Floats, window: float) -> Floats:
 
 
 def thin(points: Points, *, max_points: int = 500) -> Points:
-    """The same curve to the eye with fewer points: each stretch keeps its lowest and its highest.
+    """The same curve to the eye with fewer points: stretches keep their extremes.
 
     Args:
         points: Any curve.
@@ -96,7 +96,7 @@ def thin(points: Points, *, max_points: int = 500) -> Points:
 
 
 def noise_scale_points(lines: Sequence[Mapping[str, Any]], axis: str, *, window: float = 20) -> Points | None:
-    r"""The gradient noise scale $\overline{\operatorname{tr}\Sigma}/\overline{\|G\|^2}$ along a run.
+    r"""The gradient noise scale, $\operatorname{tr}\Sigma$ over $\|G\|^2$, along a run.
 
     Both parts are averaged before dividing, since the ratio of one batch is far too noisy and biased. The
     averages begin at 0 with equal weights, so that this beginning cancels in the ratio.

@@ -162,7 +162,7 @@ def _short(value: float, position: int | None = None) -> str:
 
 
 def _embed(svg: str, panel: Panel, name: str) -> str:
-    """What a page needs of a stand-alone SVG file: the element, flexible in size, with ids of its own."""
+    """What a page needs of an SVG file: the element, flexible, with ids of its own."""
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.S)
     body = re.sub(r'\bid="', f'id="{name}-', body)

@@ -24,7 +24,7 @@ def mlp(num_features: int, num_classes: int) -> nn.Module:
 
 
 def three_conv(num_features: int, num_classes: int) -> nn.Module:
-    r"""The convolutional network of BA-Momentum's Fashion-MNIST experiment, as in the authors' code.
+    r"""The network of BA-Momentum's Fashion-MNIST experiment, as in the authors' code.
 
     Three 3x3 convolutions of 32, 64 and 128 filters, each with ReLU and 2x2 max-pooling: 28 -> 30 ('full'
     padding) -> 15 -> 13 -> 7 (rounded up) -> 5 -> 3 (rounded up), then 1152 -> 625 -> classes. No biases

@@ -1,4 +1,4 @@
-"""The page of a report: its HTML and its style, without scripts and without anything from outside."""
+"""The page of a report: HTML and style, without scripts or anything from outside."""
 
 from string import Template
 

@@ -134,7 +134,7 @@ def _settings_table(runs: Sequence[Run], names: Sequence[str]) -> str:
 
 
 def _flat_settings(manifest: dict[str, Any]) -> dict[str, str]:
-    """What decides a run, in words; what is the same by definition or only a place is left out."""
+    """What decides a run, in words; mere places are left out."""
     settings = manifest["settings"]
     flat = {
         name.replace("_", " "): _word(value)

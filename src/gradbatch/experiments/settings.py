@@ -28,7 +28,7 @@ def _flag(metavar: str, text: str) -> dict[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """All that decides a run. Each field is a flag of `gradbatch train` and says there what it means.
+    """All that decides a run. Each field is a flag of `gradbatch train`.
 
     ``None`` stands for a default that depends on other settings; `resolved` fills these in.
 

@@ -1,4 +1,4 @@
-"""What can be trained on: data with a fixed test set, the models that suit it, and defaults."""
+"""What can be trained on: data with a fixed test set, models, and defaults."""
 
 import os
 from collections.abc import Callable
@@ -108,7 +108,7 @@ class Task:
 
 
 def _load_digits(root: Path | None) -> Dataset:
-    """Scikit-learn's bundled digits: 1797 images of 8x8 pixels with 17 grey levels, as vectors."""
+    """Scikit-learn's bundled digits: 1797 images of 8x8 pixels, as vectors."""
     from sklearn.datasets import load_digits
 
     inputs, targets = load_digits(return_X_y=True)

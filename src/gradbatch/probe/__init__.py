@@ -1,4 +1,4 @@
-"""The gradient-statistics engine: exact moments of per-sample gradients, out of the ordinary backward pass."""
+"""The gradient-statistics engine: moments out of the ordinary backward pass."""
 
 from gradbatch.probe import linear as _linear  # a formula is found by being registered
 from gradbatch.probe.formulas import Formula, register_formula

@@ -1,4 +1,4 @@
-"""The engine's check of itself: what the formulas add up to against autograd's own gradient."""
+"""The engine's check of itself: the formulas' sum against autograd's own gradient."""
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ _SLACK = 64.0
 
 
 def disagreement(heard: Heard, table: ParameterTable, num_samples: int) -> str:
-    r"""Where $\sum_i g_i$ from the formulas and autograd's gradient differ by more than rounding.
+    r"""Where $\sum_i g_i$ of the formulas and autograd's gradient truly differ.
 
     Two summations of the same terms differ by rounding in proportion to $\sum_i\|g_i\|$, which is at most
     $\sqrt{n\sum_i\|g_i\|^2}$ (Cauchy-Schwarz); a use of the parameter that the hooks did not see differs by that

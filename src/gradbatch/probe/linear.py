@@ -64,7 +64,7 @@ def _at_least_single(tensor: Tensor) -> Tensor:
 
 
 def _weight_norms(a: Tensor, b: Tensor) -> Tensor:
-    """Norms [B] of the weight's per-sample gradients, the cheaper way, a bounded number of samples at a time."""
+    """Norms [B] of the weight's per-sample gradients, the cheaper way, in bounded pieces."""
     positions, inputs, outputs = a.shape[1], a.shape[2], b.shape[2]
     # Multiplications per sample: T^2 (I + O) for the two Gram matrices, T I O for the gradient itself.
     by_gram = positions * (inputs + outputs) <= inputs * outputs

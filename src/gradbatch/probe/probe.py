@@ -143,7 +143,7 @@ class Probe:
         gradient: Sequence[Tensor | None] | None = None,
         reset: bool = True,
     ) -> Statistics:
-        """The statistics of all measurements since the last `read`, with one copy from device to host.
+        """The statistics of all measurements since the last `read`.
 
         Args:
             loss: Mean loss over the samples, if the statistics shall carry it.
@@ -252,7 +252,7 @@ class Measurement:
             self._listener.is_own = False
 
     def close(self, *, failed: bool = False) -> None:
-        """End the measurement; a second time does nothing. After a failure nothing enters the sums."""
+        """End the measurement, once; after a failure nothing enters the sums."""
         listener, self._listener = self._listener, None
         if listener is None:
             return

@@ -1,4 +1,4 @@
-"""The slow, obviously right twin of the engine: one sample at a time, one full gradient each."""
+"""The slow, obviously right twin of the engine: one full gradient for each sample."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ LossFunction = Callable[[nn.Module, Any], Tensor]
 
 
 def per_sample_gradients(model: nn.Module, loss_function: LossFunction, samples: Sequence[Any]) -> list[list[Tensor]]:
-    """The gradient of every sample's own loss, by a loop of backward passes over single samples.
+    """The gradient of every sample's own loss, by a loop over single samples.
 
     Args:
         model: The model. Its ``.grad`` fields are left alone.
@@ -36,7 +36,7 @@ def per_sample_gradients(model: nn.Module, loss_function: LossFunction, samples:
 
 
 def reference_statistics(gradients: Sequence[Sequence[Tensor]], *, loss: float = float("nan")) -> Statistics:
-    """Moments of materialised per-sample gradients, straight from the definitions, in double precision.
+    """Moments of materialised per-sample gradients, straight from the definitions.
 
     Args:
         gradients: What `per_sample_gradients` returned, for B samples.

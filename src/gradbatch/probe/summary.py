@@ -1,4 +1,4 @@
-"""From sums over passes to `Statistics`: by parameter, then by layer, by group, in total."""
+"""From sums over passes to `Statistics`: by layer, by parameter group, in total."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence

@@ -90,7 +90,7 @@ class CABS(Rule[CABSState]):
         return Decision(batch_size=size, reason=reason), state
 
     def _variances(self, statistics: Statistics, progress: Progress) -> list[float]:
-        """The batch's gradient variance in each parameter group; nan where one sample has no unbiased one."""
+        """The batch's gradient variance in each parameter group; nan if it has none."""
         parts = (statistics.groups or ()) if progress.group_lrs else (statistics,)
         biased = [biased_grad_variance(part) for part in parts]
         if not self.unbiased:
@@ -113,7 +113,7 @@ class CABS(Rule[CABSState]):
         )
 
     def _clip(self, numerator: float, denominator: float, dataset_size: int) -> int:
-        """Round half to even, then clip, as the authors do; a vanishing loss asks for the largest batch."""
+        """Round half to even, then clip, as the authors do."""
         largest = min(self.max_batch_size, dataset_size)
         if denominator == 0:
             return largest if numerator > 0 else self.min_batch_size

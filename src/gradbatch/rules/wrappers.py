@@ -14,7 +14,7 @@ __all__ = ["Clip", "Every", "RoundTo", "Warmup"]
 
 @dataclass(frozen=True, kw_only=True)
 class Clip(Rule[Any]):
-    """Keep the batch sizes of a rule within bounds; a size that was moved says so in its reason.
+    """Keep the batch sizes of a rule within bounds; the reason says what was moved.
 
     Attributes:
         rule: The rule held.
@@ -50,7 +50,7 @@ class Clip(Rule[Any]):
 
 @dataclass(frozen=True, kw_only=True)
 class RoundTo(Rule[Any]):
-    """Round the batch sizes of a rule to a multiple, to the nearest and up on a tie; at least one multiple.
+    """Round the batch sizes of a rule to the nearest multiple, up on a tie, never to 0.
 
     For shapes that compile well, or for multiples of world size times micro-batch.
 

@@ -15,7 +15,7 @@ __all__ = ["ProgressBar"]
 
 
 class ProgressBar:
-    """A bar that counts samples, with the batch size, learning rate, loss, speed and time left beside it.
+    """A bar that counts samples, with batch size, learning rate, loss and speed beside.
 
     Steps would mislead: they slow down when the batch grows. Where the output is not a terminal (a file, a
     pipe, a batch job) there is no bar but a plain line at the end of an epoch, at most about twenty in all.
@@ -61,7 +61,7 @@ class ProgressBar:
             self._line_is_open = True
 
     def note(self, text: str) -> None:
-        """Show a short text, such as an accuracy, beside the numbers until the next one replaces it."""
+        """Show a short text, such as an accuracy, beside the numbers until the next."""
         self._note = text
         if self._line_is_open:
             self._file.write(f"  {text}")

@@ -83,7 +83,7 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 def truncate_jsonl(path: str | os.PathLike[str], step: int) -> None:
-    """Cut the lines with ``step`` at or beyond the given one, so that a resumed run writes them once.
+    """Cut the lines from ``step`` on, so that a resumed run writes them once.
 
     The file is replaced atomically; the lines that stay keep their bytes. A missing file stays missing.
 
@@ -113,7 +113,7 @@ class _Line(NamedTuple):
 
 
 def _lines(path: Path) -> Iterator[_Line]:
-    """The whole lines of a log; a broken last one is warned about, another broken one is an error."""
+    """The whole lines of a log; only a broken last one is forgiven, with a warning."""
     try:
         rows = path.read_bytes().splitlines(keepends=True)
     except FileNotFoundError:
