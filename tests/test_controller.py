@@ -501,3 +501,79 @@ def test_records_reach_the_sinks_in_order():
     assert sink.closed
     assert [r.step for r in sink.records] == [0, 1, 2, 3]
     assert all(a.seconds < b.seconds for a, b in zip(sink.records, sink.records[1:], strict=False))
+
+
+class TestParametersThatChange:
+    def test_thawed_and_frozen_layers_are_measured_from_then_on(self):
+        setup = Setup(gb.CABS())
+        first, last = setup.model[0], setup.model[2]
+        first.requires_grad_(False)
+        setup.train(steps=3)
+        only_last = sum(p.grad.square().sum() for p in last.parameters()).item()
+        assert setup.controller.record.grad_sqnorm == pytest.approx(only_last, rel=1e-12)
+        first.requires_grad_(True)
+        last.bias.requires_grad_(False)
+        last.bias.grad = None
+        setup.train(steps=1)
+        parts = [p.grad.square().sum() for p in setup.model.parameters() if p.requires_grad]
+        assert len(parts) == 3
+        assert setup.controller.record.grad_sqnorm == pytest.approx(sum(parts).item(), rel=1e-12)
+
+    def test_a_frozen_parameter_does_not_stop_chunks(self):
+        setup = Setup(gb.CABS(), estimator="chunks")
+        setup.train(steps=2)
+        setup.model[0].bias.requires_grad_(False)
+        assert setup.train(steps=2)[-1].sample_sqnorm is not None
+
+    def test_an_added_parameter_group_needs_a_new_controller_for_cabs(self):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).to(DOUBLE)
+        optimizer = torch.optim.SGD(model[0].parameters(), lr=0.1)
+        setup = Setup(gb.CABS(), model=model, optimizer=optimizer)
+        setup.train(steps=1)
+        optimizer.add_param_group({"params": list(model[2].parameters())})
+        with pytest.raises(InvalidInputError, match="averaged over 1 parameter groups .* now has 2"):
+            setup.train(steps=1)
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_checkpointed_segments_are_measured_like_any_other(use_reentrant):
+    from torch.utils.checkpoint import checkpoint
+
+    class Checkpointed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Sequential(nn.Linear(3, 4), nn.Tanh())
+            self.last = nn.Linear(4, 1)
+
+        def forward(self, x):
+            x = x.requires_grad_()
+            x = checkpoint(self.first, x, use_reentrant=use_reentrant)
+            return checkpoint(self.last, x, use_reentrant=use_reentrant)
+
+    torch.manual_seed(0)
+    checkpointed = Setup(gb.CABS(), model=Checkpointed().to(DOUBLE))
+    plain = Setup(gb.CABS())
+    for p, q in zip(plain.model.parameters(), checkpointed.model.parameters(), strict=True):
+        q.data.copy_(p.data)
+    for a, b in zip(checkpointed.train(steps=4), plain.train(steps=4), strict=True):
+        assert a.sample_sqnorm == pytest.approx(b.sample_sqnorm, rel=1e-10)
+        assert a.grad_sqnorm == pytest.approx(b.grad_sqnorm, rel=1e-10)
+    assert checkpointed.controller.estimator == "layers"
+
+
+def test_an_optimizer_that_fails_leaves_the_rule_as_it_was():
+    setup = Setup(gb.CABS())
+    setup.train(steps=2)
+    state = setup.controller.state_dict()
+
+    def fail(*_):
+        raise RuntimeError("out of memory")
+
+    handle = setup.optimizer.register_step_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        setup.train(steps=1)
+    handle.remove()
+    after = setup.controller.state_dict()
+    assert after == state
+    assert setup.train(steps=1)[0].step == 2

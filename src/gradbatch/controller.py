@@ -20,7 +20,7 @@ from gradbatch.measuring import Meter
 from gradbatch.probe import Estimator
 from gradbatch.sinks import Sink
 from gradbatch.stream import SampleStream
-from gradbatch.updating import Updater, learning_rates, momentum_of, parameters_of
+from gradbatch.updating import Updater, learning_rates, momentum_of
 
 __all__ = ["MAX_SKIPPED_IN_A_ROW", "Controller"]
 
@@ -123,7 +123,7 @@ class Controller:
             )
         self._rule = rule
         self._optimizer = optimizer
-        self._meter = Meter(model, parameters_of(optimizer), estimator)
+        self._meter = Meter(model, optimizer, estimator)
         self._updater = Updater(optimizer, clip_grad_norm, scaler)
         self._stream = stream
         self._micro_batch_size = micro_batch_size
@@ -237,11 +237,13 @@ class Controller:
         self._updater.unscale()
         statistics = self._meter.read(batch.loss, batch.drawn)
         progress = self._progress(batch.drawn, batch.before.batch_size)
-        decision, self._state = self._ask(self._rule, batch, statistics, progress, self._state)
+        decision, state = self._ask(self._rule, batch, statistics, progress, self._state)
         if not decision.step and self._grow(batch, decision.batch_size):
+            self._state = state
             return None
-        self._batch = None
-        return self._finish(batch, statistics, progress, decision)
+        is_updated = self._updater.step(decision.lr_scale) if statistics.is_finite else self._updater.skip()
+        self._state, self._batch = state, None
+        return self._record_update(batch, statistics, progress, decision, is_updated)
 
     def state_dict(self) -> dict[str, Any]:
         """What decides how training goes on, beside the model's and optimizer's own state.
@@ -377,9 +379,10 @@ class Controller:
         batch.size = batch.drawn + more
         return True
 
-    def _finish(self, batch: _Batch, statistics: Statistics, progress: Progress, decision: Decision) -> Record:
-        """Update, count, and put it on record."""
-        is_updated = self._updater.step(decision.lr_scale) if statistics.is_finite else self._updater.skip()
+    def _record_update(
+        self, batch: _Batch, statistics: Statistics, progress: Progress, decision: Decision, is_updated: bool
+    ) -> Record:
+        """Count the update, and put it on record."""
         self._stream.commit(batch.drawn)
         self._seconds += time.perf_counter() - batch.started
         self._record = record = Record(

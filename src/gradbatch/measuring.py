@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from gradbatch._types import Statistics
 from gradbatch.probe import Estimator, Measurement, Probe
+from gradbatch.updating import parameters_of
 
 __all__ = ["Meter"]
 
@@ -15,14 +17,15 @@ class Meter:
 
     Args:
         model: The model.
-        groups: The parameters to observe, by parameter group.
+        optimizer: Its parameters are observed, by parameter group; they may be frozen, thawed or added to.
         estimator: See `Probe`.
     """
 
-    def __init__(self, model: nn.Module, groups: Sequence[Sequence[nn.Parameter]], estimator: Estimator) -> None:
+    def __init__(self, model: nn.Module, optimizer: Optimizer, estimator: Estimator) -> None:
         self._model = model
-        self._groups = groups
+        self._optimizer = optimizer
         self._wish: Estimator = estimator
+        self._trainable: list[list[nn.Parameter]] = []
         self._probe: Probe | None = None
         self._is_asked = False
         self._measurement: Measurement | None = None
@@ -46,13 +49,15 @@ class Meter:
         self._is_asked = bool(quantities)
         if not self._is_asked:
             return
-        if self._probe is None:
-            self._probe = Probe(self._model, quantities, estimator=self._wish, groups=self._groups)
+        trainable = [[p for p in group if p.requires_grad] for group in parameters_of(self._optimizer)]
+        if self._probe is None or not _same(trainable, self._trainable):
+            self._probe = Probe(self._model, quantities, estimator=self._wish, groups=trainable)
+            self._trainable = trainable
         self._probe.ask(quantities)
         self._probe.reset()
 
     def begin_pass(self, num_samples: int, loss_scale: float) -> None:
-        """Listen to a pass of ``num_samples`` samples, whose mean loss goes backward times ``loss_scale``."""
+        """Listen to a pass; its samples' mean loss goes backward times ``loss_scale``."""
         if self._probe is not None and self._is_asked:
             self._measurement = self._probe.measure(num_samples=num_samples, loss_scale=loss_scale, keep_gradient=False)
             self._measurement.begin()
@@ -92,3 +97,8 @@ class Meter:
         self.abandon_pass()
         if self._probe is not None:
             self._probe.detach()
+
+
+def _same(first: Sequence[Sequence[nn.Parameter]], second: Sequence[Sequence[nn.Parameter]]) -> bool:
+    """Whether two lists of groups hold the same objects; tensors do not compare to a truth value."""
+    return [[id(p) for p in group] for group in first] == [[id(p) for p in group] for group in second]

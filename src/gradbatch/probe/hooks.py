@@ -23,6 +23,9 @@ __all__ = ["Heard", "Listener", "sqnorm"]
 # Private, but what torch.autograd.graph itself tells passes apart by.
 _current_pass = torch._C._current_graph_task_id
 
+_OWN = -2
+"""In place of a pass's id: the announced pass. The engine's ids begin at 0, and -1 is none."""
+
 
 class Heard:
     """What one backward pass said, by the parameters' places in the table.
@@ -37,12 +40,12 @@ class Heard:
 
     __slots__ = ("accumulates", "grad_sums", "grads", "problem", "sqnorm_sums")
 
-    def __init__(self) -> None:
+    def __init__(self, *, accumulates: bool) -> None:
         self.sqnorm_sums: dict[int, Tensor] = {}
         self.grads: dict[int, Tensor] = {}
         self.grad_sums: dict[int, Tensor] = {}
         self.problem = ""
-        self.accumulates = False
+        self.accumulates = accumulates
 
 
 class Listener:
@@ -88,7 +91,11 @@ class Listener:
         if keep_grads:
             self._hook_grads(self._keep_grad)
         if mark_own:
-            self._handles += [p.register_post_accumulate_grad_hook(self._on_accumulate) for p in self._parameters]
+            self._handles += [
+                parameter.register_post_accumulate_grad_hook(self._on_accumulate)
+                for parameter in self._parameters
+                if parameter.requires_grad
+            ]
 
     def end(self) -> Heard | None:
         """Hear no more; what tensors of a kept graph still call does nothing.
@@ -120,7 +127,8 @@ class Listener:
     def _hook_grads(self, on_grad: Callable[[int, Tensor], None]) -> None:
         """Hear the parameters' own gradients."""
         for place, parameter in enumerate(self._parameters):
-            self._handles.append(parameter.register_hook(partial(on_grad, place)))
+            if parameter.requires_grad:  # it may have been frozen since
+                self._handles.append(parameter.register_hook(partial(on_grad, place)))
 
     def _on_forward(self, layer: CoveredLayer, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         passes = self._passes
@@ -164,10 +172,11 @@ class Listener:
     def _heard_now(self) -> Heard:
         """What the pass that is running has said so far."""
         assert self._passes is not None
-        heard = self._passes.get(_current_pass())
+        # Our own pass may run others inside it, as reentrant checkpointing does for each segment: all one to us.
+        key = _OWN if self.is_own else _current_pass()
+        heard = self._passes.get(key)
         if heard is None:
-            heard = self._passes[_current_pass()] = Heard()
-        heard.accumulates |= self.is_own
+            heard = self._passes[key] = Heard(accumulates=self.is_own)
         return heard
 
     def _keep_grad(self, place: int, grad: Tensor) -> None:

@@ -239,7 +239,7 @@ class Measurement:
         self.close(failed=kind is not None)
 
     def begin(self) -> None:
-        """Listen to the pass that `backward` will make, and to no other; for a loop, which ends in `Probe.detach`."""
+        """Listen to the pass that `backward` will make, in a loop that ends in `Probe.detach`."""
         self._listener = self._probe._listen(self, mark_own=False)
 
     def backward(self, loss: Tensor) -> None:

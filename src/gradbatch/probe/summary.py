@@ -111,7 +111,7 @@ def summarise(
     shares = list(map(mul, sums.factors, numbers[len(grads) :]))
 
     def parts(owners: Sequence[Any], keys: Iterable[Any]) -> dict[Any, LayerStatistics]:
-        """The same for the parameters of each owner: a layer, or a group (which may have none in the model)."""
+        """The same for each owner of parameters: a layer, or a group, even an empty one."""
         of_key = {key: ([0.0], [0.0]) for key in keys}
         for place, share in zip(grad_places, grad_shares, strict=True):
             of_key[owners[place]][0].append(share)
