@@ -7,7 +7,9 @@ DEMO := runs/demo
 
 .PHONY: demo test lint format bench clean
 
-# The learning rate is one at which CABS moves the batch size; at 0.1 it would stay at its minimum.
+# The learning rate is one at which CABS moves the batch size; at 0.1 it would stay at its minimum. One torch thread:
+# for a model this small two only get in each other's way.
+demo: export OMP_NUM_THREADS = 1
 demo: $(READY)
 	rm -rf $(DEMO)
 	$(BIN)/gradbatch train digits --rule fixed --batch-size 16 --lr 1.0 --epochs 30 --seed 0 --out $(DEMO)/fixed

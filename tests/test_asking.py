@@ -2,14 +2,14 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 import gradbatch as gb
 from cases import moments, progress
 from gradbatch._types import QUANTITIES
-from gradbatch.asking import ask, lacking, named
+from gradbatch.asking import ask, kind_of, lacking, named
 from gradbatch.errors import InvalidInputError
 
 NOTHING: frozenset[str] = frozenset()
@@ -19,6 +19,7 @@ NOTHING: frozenset[str] = frozenset()
 class Says(gb.Rule[int]):
     """Answers with what it is given, and counts how often it was asked."""
 
+    in_step: ClassVar[bool] = True
     size: Any = 48
     step: bool = True
 
@@ -97,3 +98,40 @@ def test_no_rule_is_lost_where_two_classes_share_a_name() -> None:
     names = named([gb.CABS(), namesake])
     assert len(names) == 2
     assert set(names.values()) == {gb.CABS(), namesake}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers(gb.Rule[None]):
+    """Answers with anything at all."""
+
+    answer: Any
+
+    def requires(self, progress: gb.Progress) -> frozenset[str]:
+        return frozenset()
+
+    def init(self) -> None:
+        return None
+
+    def update(self, statistics: gb.Statistics, progress: gb.Progress, state: None) -> Any:
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (None, r"`update` must return \(Decision"),
+        ((5, None), r"`update` must return \(Decision"),
+        ((gb.Decision(batch_size=3, step=False), None), "says `in_step = True`"),
+        ((gb.Decision(batch_size=3, weights={"a": (1.0,)}), None), "gradients cannot be selected yet"),
+        ((gb.Decision(batch_size=3, lr_scale=math.nan), None), "answered with lr_scale=nan"),
+        ((gb.Decision(batch_size=3, lr_scale=math.inf), None), "answered with lr_scale=inf"),
+        ((gb.Decision(batch_size=3, lr_scale=-1.0), None), "answered with lr_scale=-1.0"),
+    ],
+)
+def test_an_answer_that_is_none_is_refused(answer: Any, words: str) -> None:
+    with pytest.raises(InvalidInputError, match=words):
+        ask(Answers(answer=answer), moments(), progress(), None, NOTHING)
+
+
+def test_the_kind_of_a_rule_tells_what_a_wrapper_holds() -> None:
+    assert kind_of(gb.Clip(rule=gb.Every(rule=gb.CABS(), steps=2))) == "Clip(Every(CABS))"

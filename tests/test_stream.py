@@ -615,3 +615,10 @@ def test_padding_to_the_longest_needs_no_workers_or_a_fixed_length() -> None:
         stream.take(10)
         with pytest.raises(InvalidInputError, match=r"num_workers=0.*pad to a fixed length"):
             stream.take(150)
+
+
+def test_a_path_and_an_empty_batch_are_named() -> None:
+    with pytest.raises(InvalidInputError, match="`dataset` is the str '/nowhere': give what was loaded"):
+        SampleStream("/nowhere")
+    with pytest.raises(InvalidInputError, match="`collate_fn's batch` is a dict without samples"):
+        SampleStream([1, 2, 3], collate_fn=lambda samples: {}).take(2)

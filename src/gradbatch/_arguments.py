@@ -11,13 +11,31 @@ from gradbatch.errors import InvalidInputError
 from gradbatch.stream import SampleStream
 from gradbatch.updating import parameters_of
 
-__all__ = ["check_budget", "check_loss", "check_parts", "check_single_rank", "check_size"]
+__all__ = ["check_budget", "check_loss", "check_parts", "check_rules", "check_single_rank", "check_sinks", "check_size"]
 
 
-def check_parts(rule: object, model: nn.Module, optimizer: Optimizer, stream: object) -> None:
-    """Refuse parts that cannot train together."""
+def check_rules(rule: Any, shadows: Any) -> None:
+    """Refuse what is no rule, and shadows that only a driving rule can be."""
     if not isinstance(rule, Rule):
         raise InvalidInputError(f"`rule` must be a rule such as gradbatch.CABS(), got {rule!r}")
+    if not isinstance(shadows, (list, tuple)) or not all(isinstance(s, Rule) and not s.in_step for s in shadows):
+        raise InvalidInputError(
+            f"`shadows` must be a list of rules that decide once a batch, such as [gradbatch.CABS()], got {shadows!r}"
+        )
+
+
+def check_sinks(sinks: Any) -> None:
+    """Refuse what cannot take records."""
+    if not isinstance(sinks, (list, tuple)) or not all(callable(getattr(sink, "log", None)) for sink in sinks):
+        raise InvalidInputError(
+            f"`sinks` must be a list of sinks, such as [gradbatch.sinks.JsonlSink(path)], got {sinks!r}"
+        )
+
+
+def check_parts(model: nn.Module, optimizer: Any, stream: Any) -> None:
+    """Refuse parts that cannot train together."""
+    if not isinstance(optimizer, Optimizer):
+        raise InvalidInputError(f"`optimizer` must be a torch.optim.Optimizer, got {optimizer!r}")
     if not isinstance(stream, SampleStream):
         raise InvalidInputError(
             f"`stream` must be a SampleStream, got {type(stream).__name__}: wrap it, SampleStream(dataset)"
@@ -51,10 +69,11 @@ def check_single_rank() -> None:
 def check_budget(**budgets: int | None) -> tuple[str, int]:
     """The one budget given, and its unit."""
     given = [(unit, budget) for unit, budget in budgets.items() if budget is not None]
-    if len(given) != 1 or given[0][1] < 1:
-        got = ", ".join(f"{unit}={budget}" for unit, budget in given) or "none"
+    if len(given) != 1 or type(given[0][1]) is not int or given[0][1] < 1:
+        got = ", ".join(f"{unit}={budget!r}" for unit, budget in given) or "none"
         raise InvalidInputError(
-            f"`run` needs one budget of at least 1, as `epochs=10`, `samples=300_000` or `steps=1000`; got {got}"
+            "`run` needs one budget, a whole number of at least 1, as `epochs=10`, `samples=300_000` or "
+            f"`steps=1000`; got {got}"
         )
     return given[0]
 

@@ -94,9 +94,10 @@ def to_device(batch: Any, device: torch.device | str) -> Any:
     """The batch with its tensors on ``device``, copied without waiting."""
     device = torch.device(device)
 
+    # A copy to the CPU that did not wait would be read before it is there.
     def move(leaf: Any) -> Any:
         is_elsewhere = isinstance(leaf, Tensor) and leaf.device != device
-        return leaf.to(device, non_blocking=True) if is_elsewhere else leaf
+        return leaf.to(device, non_blocking=device.type != "cpu") if is_elsewhere else leaf
 
     return _map_leaves(move, batch)
 

@@ -324,6 +324,10 @@ def _as_it_is(batch: Any) -> Any:
 def _is_iterable_of_batches(dataset: Any, dataset_size: int | None) -> bool:
     """Whether the dataset gives batches rather than samples."""
     kind = type(dataset).__name__
+    if isinstance(dataset, (str, bytes)):
+        raise InvalidInputError(
+            f"`dataset` is the {kind} {dataset!r}: give what was loaded from there, such as tensors or a Dataset"
+        )
     if isinstance(dataset, IterableDataset):
         raise InvalidInputError(
             f"`dataset` is an IterableDataset ({kind}), which gives sample after sample: "
@@ -377,7 +381,7 @@ def _checked_size(size: int) -> int:
 
 def _checked_batch(batch: Any, count: int) -> Any:
     """What a ``collate_fn`` made of ``count`` samples, which must be as many."""
-    found = num_samples(batch)
+    found = num_samples(batch, "collate_fn's batch")
     if found != count:
         raise InvalidInputError(
             f"`collate_fn` was given {count} samples and returned a batch of the wrong size, {found}: "

@@ -70,12 +70,13 @@ class Statistics:
         grad_variance: Unbiased trace of the covariance of the $g_i$, in squared gradient units.
         noise_scale: $\operatorname{tr}\Sigma/\|G\|^2$ with the bias-corrected $\|G\|^2$, in samples; ``None``
             where the corrected $\|G\|^2$ is not positive.
-        projection_variance: Unbiased variance of the projections $g_i\cdot\bar g$.
+        projection_variance: Unbiased variance of the projections $g_i\cdot\bar g$. This and the next two are
+            not measured yet.
         diagonal_projection_variance: $\sum_d \bar g_d^2 \operatorname{var}_d$ with unbiased variances.
         momentum_projection: $\bar g\cdot(\rho\,b + \bar g)$ with the optimizer's momentum buffer $b$.
         layers: The same per layer, by the layer's name, when ``"layers"`` was asked for.
         groups: The same per parameter group of the optimizer, when ``"groups"`` was asked for.
-        extra: Quantities that a rule registered by name.
+        extra: Quantities that a rule registered by name; none so far.
     """
 
     num_samples: int
@@ -129,7 +130,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What a rule answers.
+    """What a rule answers; all fields are given by name.
 
     Attributes:
         batch_size: Size of the next batch, in samples over all ranks. Where ``step`` is false: how many more
@@ -251,6 +252,26 @@ class Rule(ABC, Generic[State]):
 
     Attributes:
         in_step: Whether the rule may answer ``step=False`` and so decide within a step.
+
+    Example:
+        A rule that asks for as many samples as the noise scale says:
+
+        >>> @dataclass(frozen=True, kw_only=True)
+        ... class NoiseFollower(Rule[None]):
+        ...     max_batch_size: int = 1024
+        ...
+        ...     def requires(self, progress):
+        ...         return frozenset({"noise_scale"})
+        ...
+        ...     def init(self):
+        ...         return None
+        ...
+        ...     def update(self, statistics, progress, state):
+        ...         size = statistics.noise_scale or self.max_batch_size  # None: noise hides the gradient
+        ...         size = min(max(1, round(size)), self.max_batch_size)
+        ...         return Decision(batch_size=size, reason=f"noise scale {statistics.noise_scale}"), state
+        >>> NoiseFollower().requires(None)
+        frozenset({'noise_scale'})
     """
 
     in_step: ClassVar[bool] = False
@@ -263,7 +284,8 @@ class Rule(ABC, Generic[State]):
             progress: Where training stands, before the batch is drawn (its samples are not counted yet).
 
         Returns:
-            Names from `QUANTITIES`, and ``"layers"`` or ``"groups"``.
+            Names of fields of `Statistics`, as ``"grad_variance"``; ``"layers"`` and ``"groups"`` for the same
+            in parts. Measured so far: ``grad_sqnorm``, ``sample_sqnorm``, ``grad_variance``, ``noise_scale``.
         """
 
     @abstractmethod

@@ -7,7 +7,7 @@ from typing import Any
 from gradbatch._types import Decision, Progress, Rule, Statistics
 from gradbatch.errors import InvalidInputError
 
-__all__ = ["ask", "lacking", "named"]
+__all__ = ["ask", "kind_of", "lacking", "named"]
 
 
 def ask(
@@ -33,15 +33,24 @@ def ask(
     if absent:
         reason = f"held: this batch cannot give {', '.join(sorted(absent))}"
         return Decision(batch_size=progress.batch_size, reason=reason), state
-    decision, state = rule.update(statistics, progress, state)
+    name, answer = type(rule).__name__, rule.update(statistics, progress, state)
+    if not isinstance(answer, tuple) or len(answer) != 2 or not isinstance(answer[0], Decision):
+        raise InvalidInputError(f"{name} answered with {answer!r}: `update` must return (Decision(...), state)")
+    decision, state = answer
+    if not decision.step and not rule.in_step:
+        raise InvalidInputError(
+            f"{name} answered with step=False, to draw more samples first: a rule that may do so says `in_step = True`"
+        )
+    if decision.weights is not None:
+        raise InvalidInputError(f"{name} answered with `weights`, and gradients cannot be selected yet: leave it out")
     if type(decision.batch_size) is not int or decision.batch_size < 1:
         raise InvalidInputError(
-            f"{type(rule).__name__} answered with batch_size={decision.batch_size!r}: a rule must answer with a "
+            f"{name} answered with batch_size={decision.batch_size!r}: a rule must answer with a "
             "whole number of samples of at least 1"
         )
     if not 0 <= decision.lr_scale < math.inf:
         raise InvalidInputError(
-            f"{type(rule).__name__} answered with lr_scale={decision.lr_scale}: a rule must answer with a finite "
+            f"{name} answered with lr_scale={decision.lr_scale}: a rule must answer with a finite "
             "factor that is not negative"
         )
     return decision, state
@@ -61,3 +70,9 @@ def named(rules: Sequence[Rule[Any]]) -> dict[str, Rule[Any]]:
         same = sum(type(other).__name__ == kind for other in names.values())
         names[kind if same == 0 else f"{kind}-{same + 1}"] = rule
     return names
+
+
+def kind_of(rule: Rule[Any]) -> str:
+    """The rule's class and, for a wrapper, that of what it holds: two states of one kind fit each other."""
+    held = getattr(rule, "rule", None)
+    return type(rule).__name__ + (f"({kind_of(held)})" if isinstance(held, Rule) else "")

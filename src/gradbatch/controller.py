@@ -5,6 +5,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,9 +13,17 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gradbatch._arguments import check_budget, check_loss, check_parts, check_single_rank, check_size
+from gradbatch._arguments import (
+    check_budget,
+    check_loss,
+    check_parts,
+    check_rules,
+    check_single_rank,
+    check_sinks,
+    check_size,
+)
 from gradbatch._types import QUANTITIES, Decision, Progress, Record, Rule, Statistics
-from gradbatch.asking import ask, lacking, named
+from gradbatch.asking import ask, kind_of, lacking, named
 from gradbatch.errors import InvalidInputError, MeasurementError, NonFiniteError
 from gradbatch.measuring import Meter
 from gradbatch.probe import Estimator
@@ -40,6 +49,7 @@ class _Batch:
         size: Samples that it will hold; fewer than requested at an epoch's or a budget's end.
         most: Samples that it may grow to when an in-step rule draws more.
         started: When it began, on the performance counter.
+        state: The rule's state, which becomes the controller's with the update.
         drawn: Samples whose gradients are in ``.grad``, each with weight 1/``size``.
         micro_batches: Passes so far.
         loss: Sum of the samples' losses so far, each with weight 1/``size``.
@@ -50,6 +60,7 @@ class _Batch:
     size: int
     most: int
     started: float
+    state: Any
     drawn: int = 0
     micro_batches: int = 0
     loss: Tensor | float = 0.0
@@ -109,7 +120,9 @@ class Controller:
         sinks: Sequence[Sink] = (),
         shadows: Sequence[Rule[Any]] = (),
     ) -> None:
-        check_parts(rule, model, optimizer, stream)
+        check_rules(rule, shadows)
+        check_sinks(sinks)
+        check_parts(model, optimizer, stream)
         check_single_rank()
         check_size("batch_size", batch_size, stream.dataset_size)
         if micro_batch_size is not None:
@@ -141,6 +154,7 @@ class Controller:
         self._shadow_states = {name: shadow.init() for name, shadow in self._shadows.items()}
 
         self._batch: _Batch | None = None
+        self._run = 0  # the latest call of `run`
         self._handed_out = 0  # samples of the micro-batch whose backward has not been called yet
         self._meter.begin_batch(
             self._required(self._progress(0, batch_size))
@@ -172,14 +186,19 @@ class Controller:
             samples: End after this many samples; the last batch is cut to fit.
             steps: End after this many updates.
 
-        Yields:
-            Micro-batches of the stream, on the model's device; one or several make a step.
+        Returns:
+            Micro-batches of the stream, on the model's device; one or several make a step. It raises
+            `MeasurementError` if the loop did not call `backward` and `step` on what it was given.
 
         Raises:
-            InvalidInputError: Unless exactly one budget is given, and it is at least 1.
-            MeasurementError: If the loop did not call `backward` and `step` on what it was given.
+            InvalidInputError: Unless exactly one budget is given, a whole number of at least 1.
         """
         unit, budget = check_budget(epochs=epochs, samples=samples, steps=steps)
+        self._run += 1
+        return self._batches(self._run, unit, budget)
+
+    def _batches(self, run: int, unit: str, budget: int) -> Iterator[Any]:
+        """What `run` hands out; an earlier run that ends late leaves a later one alone."""
         self._abandon()
         self._stream.rewind()
         goal = self._position(unit) + budget
@@ -187,7 +206,8 @@ class Controller:
             while self._position(unit) < goal:
                 yield from self._hand_out(most=goal - self._samples_seen if unit == "samples" else sys.maxsize)
         finally:
-            self._abandon()
+            if run == self._run:
+                self._abandon()
 
     def backward(self, loss: Tensor, *, reduction: Literal["mean", "sum"] = "mean") -> None:
         """Send the micro-batch's loss backward, under observation.
@@ -211,9 +231,15 @@ class Controller:
         check_loss(loss, reduction)
         weight = (count if reduction == "mean" else 1) / batch.size
         weighted = loss if weight == 1 else loss * weight
-        self._meter.backward(self._updater.scaled(weighted))
-        heard = weighted.detach()
-        batch.loss = heard if batch.drawn == 0 else batch.loss + heard
+        try:
+            self._updater.check_gradients(may_be_edited=False)
+            self._meter.backward(self._updater.scaled(weighted))
+        except BaseException:  # gradients of half a pass cannot be taken back: the batch begins anew
+            self._abandon()
+            raise
+        self._updater.remember_gradients()
+        share = weighted.detach().reshape(()).to(torch.promote_types(weighted.dtype, torch.float32))
+        batch.loss = share if batch.drawn == 0 else batch.loss + share
         batch.drawn += count
         batch.micro_batches += 1
         self._handed_out = 0
@@ -234,16 +260,30 @@ class Controller:
             raise MeasurementError("`step` comes after `backward`: call `controller.backward(loss)` first")
         if batch.drawn < batch.size:
             return None
+        try:
+            return self._decide_and_update(batch)
+        except BaseException:
+            if self._batch is batch:  # not updated: what was decided is forgotten, and the batch begins anew
+                self._updater.skip()
+                self._abandon()
+            raise
+
+    def _decide_and_update(self, batch: _Batch) -> Record | None:
+        """The rest of `step`, for a batch that is complete."""
+        self._updater.check_gradients(may_be_edited=True)
         self._updater.unscale()
         statistics = self._meter.read(batch.loss, batch.drawn)
-        progress = self._progress(batch.drawn, batch.before.batch_size)
-        decision, state = self._ask(self._rule, batch, statistics, progress, self._state)
+        progress = self._progress(batch.drawn, batch.before.batch_size, since=batch.started)
+        decision, batch.state = self._ask(self._rule, batch, statistics, progress, batch.state)
         if not decision.step and self._grow(batch, decision.batch_size):
-            self._state = state
             return None
+        answers = {
+            name: self._ask(shadow, batch, statistics, progress, self._shadow_states[name])
+            for name, shadow in self._shadows.items()
+        }
         is_updated = self._updater.step(decision.lr_scale) if statistics.is_finite else self._updater.skip()
-        self._state, self._batch = state, None
-        return self._record_update(batch, statistics, progress, decision, is_updated)
+        self._batch = None
+        return self._record_update(batch, statistics, progress, decision, answers, is_updated)
 
     def state_dict(self) -> dict[str, Any]:
         """What decides how training goes on, beside the model's and optimizer's own state.
@@ -280,6 +320,8 @@ class Controller:
                     f"`state` has {name}={state.get(name)!r} and this controller has {name}={ours!r}: load it "
                     "into a controller that is made as the saved one was"
                 )
+        if missing := self.state_dict().keys() - state.keys():
+            raise InvalidInputError(f"`state` lacks {sorted(missing)}: load what `state_dict` returned")
         self._stream.load_state_dict(state["stream"])
         self._abandon()
         self._record = None
@@ -294,20 +336,21 @@ class Controller:
     def close(self) -> None:
         """Take hooks off, shut the stream's workers down, close the sinks."""
         self._abandon()
-        self._stream.close()
-        for sink in self._sinks:
-            sink.close()
+        with ExitStack() as closing:  # all of them, whichever fails
+            for sink in self._sinks:
+                closing.callback(sink.close)
+            closing.callback(self._stream.close)
 
     def _fingerprint(self) -> dict[str, Any]:
         """What must be equal for a state to mean the same."""
-        return {"version": 1, "rule": type(self._rule).__name__, "shadows": list(self._shadows)}
+        return {"version": 1, "rule": kind_of(self._rule), "shadows": list(self._shadows)}
 
     def _position(self, unit: str) -> int:
         """Where training stands, in the unit of a budget."""
         return {"epochs": self._stream.epoch, "samples": self._samples_seen, "steps": self._step}[unit]
 
-    def _progress(self, drawn: int, requested: int) -> Progress:
-        """Where training stands with ``drawn`` samples of the batch under way counted."""
+    def _progress(self, drawn: int, requested: int, *, since: float | None = None) -> Progress:
+        """Where training stands with ``drawn`` samples, and the time ``since``, of the batch under way counted."""
         rates = learning_rates(self._optimizer)
         seen = self._samples_seen + drawn
         return Progress(
@@ -318,7 +361,7 @@ class Controller:
             momentum=momentum_of(self._optimizer),
             batch_size=requested,
             dataset_size=self._stream.dataset_size,
-            seconds=self._seconds,
+            seconds=self._seconds if since is None else self._seconds + time.perf_counter() - since,
             group_lrs=rates if len(rates) > 1 else (),
         )
 
@@ -332,17 +375,19 @@ class Controller:
         started = time.perf_counter()
         before = self._progress(0, self._next_size)
         size = self._stream.available(min(self._next_size, most))
-        batch = self._batch = _Batch(before, self._required(before), size, most, started)
+        batch = self._batch = _Batch(before, self._required(before), size, most, started, self._state)
         self._meter.begin_batch(batch.quantities)
         self._updater.forget_gradients()
-        piece = math.ceil(size / self._meter.min_pieces)
-        if self._micro_batch_size is not None:
-            piece = min(piece, self._micro_batch_size)
+        pieces: list[int] = []
         while batch.drawn < batch.size:
-            self._handed_out = min(piece, batch.size - batch.drawn)
+            pieces = pieces or self._pieces(batch.size - batch.drawn)
+            self._handed_out = pieces.pop(0)
             micro_batch = self._stream.take(self._handed_out, self._device)
             self._meter.begin_pass(self._handed_out, self._handed_out / batch.size * self._updater.loss_scale)
             yield micro_batch
+            if self._batch is not batch and batch.drawn < batch.size:  # abandoned: hand its samples out again
+                self._stream.rewind()
+                return
             if self._handed_out:
                 raise MeasurementError(
                     "the loop asked for the next micro-batch before `backward`: call "
@@ -353,6 +398,20 @@ class Controller:
                 "the loop asked for the next batch before `step`: call `controller.step()` after each "
                 "`controller.backward(loss)`"
             )
+
+    def _pieces(self, size: int) -> list[int]:
+        """Sizes of the passes over ``size`` samples, as even as can be.
+
+        As many as memory and the estimator need; a pass has two samples at least, if it can, since a layer such
+        as BatchNorm cannot train on one.
+
+        Returns:
+            The sizes, in order.
+        """
+        count = max(1, min(self._meter.min_pieces, size // 2))
+        if self._micro_batch_size is not None:
+            count = max(count, math.ceil(size / self._micro_batch_size))
+        return [size * (k + 1) // count - size * k // count for k in range(count)]
 
     def _abandon(self) -> None:
         """Forget a batch that was left half-way, and take all hooks off."""
@@ -380,9 +439,18 @@ class Controller:
         return True
 
     def _record_update(
-        self, batch: _Batch, statistics: Statistics, progress: Progress, decision: Decision, is_updated: bool
+        self,
+        batch: _Batch,
+        statistics: Statistics,
+        progress: Progress,
+        decision: Decision,
+        answers: dict[str, tuple[Decision, Any]],
+        is_updated: bool,
     ) -> Record:
         """Count the update, and put it on record."""
+        self._meter.detach()  # a copy of the model made between steps shall have no hooks
+        self._state = batch.state
+        self._shadow_states = {name: state for name, (_, state) in answers.items()}
         self._stream.commit(batch.drawn)
         self._seconds += time.perf_counter() - batch.started
         self._record = record = Record(
@@ -396,10 +464,10 @@ class Controller:
             lr=progress.lr,
             lr_scale=decision.lr_scale,
             loss=statistics.loss,
-            seconds=self._seconds,
+            seconds=progress.seconds,
             reason=decision.reason,
             skipped=not is_updated,
-            shadows=self._ask_shadows(batch, statistics, progress) if self._shadows else {},
+            shadows={name: answer.batch_size for name, (answer, _) in answers.items()},
             **{name: getattr(statistics, name) for name in QUANTITIES},
         )
         self._next_size = decision.batch_size  # the one feedback edge
@@ -411,15 +479,6 @@ class Controller:
         if not is_updated:
             self._complain(record)
         return record
-
-    def _ask_shadows(self, batch: _Batch, statistics: Statistics, progress: Progress) -> dict[str, int]:
-        """The sizes that the shadows would have chosen."""
-        answers = {}
-        for name, shadow in self._shadows.items():
-            state = self._shadow_states[name]
-            decision, self._shadow_states[name] = self._ask(shadow, batch, statistics, progress, state)
-            answers[name] = decision.batch_size
-        return answers
 
     def _complain(self, record: Record) -> None:
         """Say that an update was skipped, and stop when skipping is all that happens."""

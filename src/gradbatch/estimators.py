@@ -10,7 +10,7 @@ __all__ = ["Ema", "biased_grad_variance", "corrected_grad_sqnorm", "grad_varianc
 
 
 def biased_grad_variance(stats: Statistics | LayerStatistics) -> float:
-    r"""Total variance of the per-sample gradients around their mean, divided by $B$.
+    r"""Mean squared distance of the per-sample gradients from their mean.
 
     $$ \xi = \frac1B\sum_i\|g_i-\bar g\|^2 = \frac1B\sum_i\|g_i\|^2 - \|\bar g\|^2. $$
 

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradbatch._types import Statistics
+from gradbatch.errors import MeasurementError
 from gradbatch.probe import Estimator, Measurement, Probe
 from gradbatch.updating import parameters_of
 
@@ -46,6 +47,8 @@ class Meter:
         Raises:
             UnsupportedLayerError: If the estimator cannot measure the model.
         """
+        if "noise_scale" in quantities:
+            quantities |= {"grad_variance"}  # without which a missing noise scale could mean two things
         self._is_asked = bool(quantities)
         if not self._is_asked:
             return
@@ -53,7 +56,7 @@ class Meter:
         if self._probe is None or not _same(trainable, self._trainable):
             self._probe = Probe(self._model, quantities, estimator=self._wish, groups=trainable)
             self._trainable = trainable
-        self._probe.ask(quantities)
+        self._probe.set_quantities(quantities)
         self._probe.reset()
 
     def begin_pass(self, num_samples: int, loss_scale: float) -> None:
@@ -80,10 +83,17 @@ class Meter:
 
         Returns:
             The statistics; only the loss where nothing was asked for.
+
+        Raises:
+            MeasurementError: If the loss does not depend on the model.
         """
         if self._probe is None or not self._is_asked:
             return Statistics(num_samples=num_samples, loss=float(loss))
         gradient = [parameter.grad for parameter in self._probe.parameters]
+        if all(grad is None for grad in gradient):
+            raise MeasurementError(
+                "no gradient reached a parameter that `optimizer` holds: compute `loss` from the output of `model`"
+            )
         return self._probe.read(loss=loss, gradient=gradient, reset=False)
 
     def abandon_pass(self) -> None:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gradbatch.errors import MeasurementError
+
 __all__ = ["Updater", "borrowed_lr", "learning_rates", "momentum_of", "parameters_of"]
 
 
@@ -57,6 +59,7 @@ class Updater:
         self._optimizer = optimizer
         self._clip_grad_norm = clip_grad_norm
         self._scaler = scaler
+        self._witness: tuple[nn.Parameter, Tensor, int] | None = None
 
     @property
     def loss_scale(self) -> float:
@@ -77,11 +80,39 @@ class Updater:
         for group in self._optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None
+        self._witness = None
+
+    def remember_gradients(self) -> None:
+        """Keep what tells whether the gradients are still those of the last backward."""
+        for group in self._optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._witness = parameter, parameter.grad, parameter.grad._version
+                    return
+
+    def check_gradients(self, *, may_be_edited: bool) -> None:
+        """Notice a ``zero_grad`` or a backward of the user's own in the middle of a batch.
+
+        Args:
+            may_be_edited: Only ask that the gradients are there. Once the batch is complete the user may clip them.
+
+        Raises:
+            MeasurementError: If the gradients are no longer those of the last backward.
+        """
+        if self._witness is None:
+            return
+        parameter, grad, version = self._witness
+        if parameter.grad is not grad or (grad._version != version and not may_be_edited):
+            raise MeasurementError(
+                "gradients were changed in the middle of a batch: leave out `zero_grad()`, which the controller does "
+                "when a batch begins, and send one loss backward, through `controller.backward`"
+            )
 
     def shrink_gradients(self, factor: float) -> None:
         """Multiply every gradient."""
         grads = [p.grad for group in parameters_of(self._optimizer) for p in group if p.grad is not None]
         torch._foreach_mul_(grads, factor)
+        self.remember_gradients()
 
     def step(self, lr_scale: float) -> bool:
         """Update with the gradients as they are.

@@ -12,7 +12,7 @@ _SLACK = 64.0
 """Roundings of unit size that two orders of the same summation may differ by, generously."""
 
 
-def disagreement(heard: Heard, table: ParameterTable, num_samples: int) -> str:
+def disagreement(heard: Heard, table: ParameterTable, num_samples: int) -> str | None:
     r"""Where $\sum_i g_i$ of the formulas and autograd's gradient truly differ.
 
     Two summations of the same terms differ by rounding in proportion to $\sum_i\|g_i\|$, which is at most
@@ -25,15 +25,20 @@ def disagreement(heard: Heard, table: ParameterTable, num_samples: int) -> str:
         num_samples: Samples $n$ in the pass.
 
     Returns:
-        A sentence about the first parameter that differs, or an empty string.
+        A sentence about the first parameter that differs, an empty string if none does, and ``None`` if that cannot
+        be told because a gradient is not finite, as a loss scaler's first ones may be.
     """
     for place, grad in heard.grads.items():
         seen = heard.grad_sums.get(place)
+        if not bool(torch.isfinite(grad).all()):
+            return None
         if seen is None:
             return f'parameter "{table.names[place]}" was used outside of its layer\'s forward'
         scale = (num_samples * heard.sqnorm_sums[place].double()).sqrt()
         error = torch.linalg.vector_norm(grad.double() - seen.double())
-        if not error <= _SLACK * _rounding(grad, seen) * scale and bool(torch.isfinite(scale)):
+        if not bool(torch.isfinite(error + scale)):
+            return None
+        if error > _SLACK * _rounding(grad, seen) * scale:
             return (
                 f'the closed form of parameter "{table.names[place]}" disagrees with autograd\'s gradient, so the '
                 "parameter is also used outside of its layer's forward"

@@ -90,7 +90,7 @@ def covered_layers(model: nn.Module, table: ParameterTable) -> tuple[CoveredLaye
         formula = FORMULAS.get(type(module))
         own = module.named_parameters(recurse=False)
         indices = {own_name: places[p] for own_name, p in own if p in places}
-        if formula is not None and indices:
+        if formula is not None and indices and indices.keys() <= formula.parameters:
             first = min(indices.values())
             layers.append(CoveredLayer(name=name, module=module, formula=formula, indices=indices, first=first))
     return tuple(layers)

@@ -15,16 +15,20 @@ LayerFunction = Callable[[nn.Module, Tensor, Tensor], Mapping[str, Tensor]]
 class Formula:
     r"""How one layer type turns its activations and output gradients into gradient statistics.
 
-    With activations $a$ [B, ...] and output gradients $b=\partial\sum_i\ell_i/\partial y$ [B, ...], samples along
-    the leading axis:
+    With activations $a$ [B, ...] and gradients $b=\partial L/\partial y$ [B, ...] of what is sent backward in the
+    layer's output, samples along the leading axis, $g_i$ is sample $i$'s part of $\partial L/\partial\theta$ (the
+    engine undoes the scale of $L$):
 
     Attributes:
+        parameters: Names of the parameters that the formula knows. A layer that owns others (as under the older
+            ``spectral_norm``) is not covered.
         sqnorm_sums: Sums over samples of the squared norms, $\sum_i\|g_i\|^2$, 0-dim for each parameter, in at
             least single precision.
         grad_sum: Sum of the per-sample gradients $\sum_i g_i$, in the shape of each parameter. The engine
             compares it with autograd's own gradient at the first batches.
     """
 
+    parameters: frozenset[str]
     sqnorm_sums: LayerFunction
     grad_sum: LayerFunction
 

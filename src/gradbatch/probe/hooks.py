@@ -9,13 +9,13 @@ pass's id, and a post-accumulate hook marks the ids that count.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from gradbatch.errors import MeasurementError
 from gradbatch.probe.coverage import CoveredLayer
 
 __all__ = ["Heard", "Listener", "sqnorm"]
@@ -81,6 +81,15 @@ class Listener:
         """
         self._passes = {}
         self._num_samples, self._is_checked = num_samples, check
+        try:
+            self._attach(by_layers=by_layers, keep_grads=keep_grads, mark_own=mark_own)
+        except BaseException:  # nobody would end a measurement that never began
+            self.end()
+            self.detach()
+            raise
+
+    def _attach(self, *, by_layers: bool, keep_grads: bool, mark_own: bool) -> None:
+        """Put on the hooks that a measurement needs."""
         if by_layers and not self._layer_handles:
             self._layer_handles = [
                 layer.module.register_forward_hook(partial(self._on_forward, layer)) for layer in self._layers
@@ -97,26 +106,17 @@ class Listener:
                 if parameter.requires_grad
             ]
 
-    def end(self) -> Heard | None:
+    def end(self) -> list[Heard]:
         """Hear no more; what tensors of a kept graph still call does nothing.
 
         Returns:
-            What our own backward pass said; ``None`` if there was none.
-
-        Raises:
-            MeasurementError: If there were several.
+            What each of our own backward passes said.
         """
         passes, self._passes = self._passes or {}, None
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        own = [heard for heard in passes.values() if heard.accumulates]
-        if len(own) > 1:
-            raise MeasurementError(
-                f"{len(own)} backward passes accumulated gradients within one measurement, which needs exactly "
-                "one: call backward once, on the sum of the losses"
-            )
-        return own[0] if own else None
+        return [heard for heard in passes.values() if heard.accumulates]
 
     def detach(self) -> None:
         """Take the layers' hooks off too."""
@@ -149,12 +149,14 @@ class Listener:
         heard.problem = heard.problem or self._problem(layer, activations, heard)
         if heard.problem or activations is None:
             return
-        sums = layer.formula.sqnorm_sums(layer.module, activations, output_grads)
-        for name, value in sums.items():
-            heard.sqnorm_sums[layer.indices[name]] = value
-        if self._is_checked:
-            for name, grad in layer.formula.grad_sum(layer.module, activations, output_grads).items():
-                heard.grad_sums[layer.indices[name]] = grad
+        with _plain_arithmetic(output_grads):
+            sums = layer.formula.sqnorm_sums(layer.module, activations, output_grads)
+            grads = layer.formula.grad_sum(layer.module, activations, output_grads) if self._is_checked else {}
+        for name, place in layer.indices.items():  # without parameters that are not observed
+            if name in sums:
+                heard.sqnorm_sums[place] = sums[name]
+            if name in grads:
+                heard.grad_sums[place] = grads[name]
 
     def _problem(self, layer: CoveredLayer, activations: Tensor | None, heard: Heard) -> str:
         """Why the layer's formula does not apply to this call, or an empty string."""
@@ -189,6 +191,17 @@ class Listener:
         self._heard_now().accumulates = True
 
 
+def _plain_arithmetic(tensor: Tensor) -> AbstractContextManager[object]:
+    """Neither a graph (under ``create_graph``) nor autocast in what we compute; free where neither is on."""
+    device = tensor.device.type
+    if not torch.is_grad_enabled() and not torch.is_autocast_enabled(device):
+        return nullcontext()
+    stack = ExitStack()
+    stack.enter_context(torch.no_grad())
+    stack.enter_context(torch.autocast(device, enabled=False))
+    return stack
+
+
 def _memory_of(output: Tensor) -> Tensor:
     """The output, or the tensor that it views as a whole.
 
@@ -206,6 +219,10 @@ def _memory_of(output: Tensor) -> Tensor:
 
 def sqnorm(tensor: Tensor) -> Tensor:
     """Squared norm of a tensor, 0-dim, in at least single precision."""
+    if tensor.is_sparse:
+        tensor = tensor.coalesce().values()
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor)
     flat = tensor if tensor.dim() == 1 else tensor.reshape(-1)
     if flat.dtype in (torch.float16, torch.bfloat16):
         flat = flat.float()

@@ -78,4 +78,7 @@ def _gram_norms(a: Tensor, b: Tensor) -> Tensor:
     return vecdot((a @ a.mT).flatten(1), (b @ b.mT).flatten(1)).clamp(min=0).sqrt()
 
 
-register_formula(nn.Linear, Formula(sqnorm_sums=linear_sqnorm_sums, grad_sum=linear_grad_sum))
+register_formula(
+    nn.Linear,
+    Formula(parameters=frozenset({"weight", "bias"}), sqnorm_sums=linear_sqnorm_sums, grad_sum=linear_grad_sum),
+)

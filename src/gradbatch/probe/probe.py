@@ -22,9 +22,6 @@ Estimator = Literal["auto", "layers", "chunks"]
 MIN_CHUNKS = 4
 """Pieces that `chunks` wants of a batch: the relative error of a variance between k pieces falls with k."""
 
-_NUM_CHECKED = 2
-"""First measurements in which the formulas are compared with autograd's own gradient."""
-
 _MEASURED = frozenset({"grad_sqnorm", "sample_sqnorm", "grad_variance", "noise_scale", "layers", "groups"})
 
 _logger = logging.getLogger("gradbatch")
@@ -43,8 +40,12 @@ class Probe:
       standard deviation is about $\sqrt{2/(J-1)}$ divided by the root of the gradient's effective dimension.
 
     ``"auto"`` takes ``layers`` where every trainable parameter is covered, else ``chunks``, and logs why once. At
-    the first measurements the formulas' $\sum_i g_i$ is compared with autograd's own gradient, so that uses of a
-    parameter outside of its layer do not pass silently.
+    measurements 1, 2, 4, 8, ... the formulas' $\sum_i g_i$ is compared with autograd's own gradient, so that uses
+    of a parameter outside of its layer do not pass silently; and a batch whose $\|\bar g\|^2$ exceeds
+    $\frac1B\sum_i\|g_i\|^2$, which no mean can, has no second moment and is checked anew.
+
+    What no check can see: that the leading axis stands for samples whose losses are independent. A model that mixes
+    samples without parameters (``h - h.mean(0)``, a contrastive loss) has no per-sample gradients; use ``chunks``.
 
     Args:
         model: The model. Nothing is left on it after a measurement.
@@ -81,7 +82,8 @@ class Probe:
         self._table = parameter_table(model, groups)
         self._layers = covered_layers(model, self._table)
         self._is_free = estimator == "auto"
-        self._num_checks = _NUM_CHECKED
+        self._num_measured = 0
+        self._next_check = 1  # at measurements 1, 2, 4, 8, ...: soon, and for ever at no cost
         self.estimator: Literal["layers", "chunks"] = "chunks" if estimator == "chunks" else "layers"
         if self.estimator == "layers" and (reason := why_not_covered(model, self._table, self._layers)):
             self._fall_back(reason)
@@ -101,7 +103,7 @@ class Probe:
         """Pieces in which a batch should go through backward for the estimator to say something."""
         return MIN_CHUNKS if self.estimator == "chunks" else 1
 
-    def ask(self, quantities: Iterable[str]) -> None:
+    def set_quantities(self, quantities: Iterable[str]) -> None:
         """Measure other quantities from now on.
 
         Args:
@@ -168,7 +170,14 @@ class Probe:
             )
         if gradient is None:
             gradient = sums.mean_gradient(len(self.parameters))
-        return summarise(sums, gradient, loss, self._table, self._quantities)
+        statistics = summarise(sums, gradient, loss, self._table, self._quantities)
+        if sums.is_contradicted:
+            _logger.warning(
+                "this batch's mean gradient is longer than its samples' gradients can make it, so something else was "
+                "added to it: the batch has no second moment"
+            )
+            self._next_check = 0
+        return statistics
 
     def reset(self) -> None:
         """Forget what was measured since the last `read`."""
@@ -180,13 +189,13 @@ class Probe:
 
     def _listen(self, measurement: "Measurement", *, mark_own: bool) -> Listener:
         """Begin to hear what this measurement needs."""
-        self._open = measurement
         by_layers = self.estimator == "layers"
-        check = by_layers and self._num_checks > 0
+        check = by_layers and self._num_measured + 1 >= self._next_check
         keep_grads = check or measurement.keep_gradient
         self._listener.begin(
             measurement.num_samples, by_layers=by_layers, check=check, keep_grads=keep_grads, mark_own=mark_own
         )
+        self._open = measurement
         return self._listener
 
     def _absorb(self, measurement: "Measurement", heard: Heard) -> None:
@@ -194,9 +203,14 @@ class Probe:
         samples, scale = measurement.num_samples, measurement.loss_scale
         by_chunks = self.estimator == "chunks"
         problem = heard.problem
-        if not by_chunks and self._num_checks > 0:
-            self._num_checks -= 1
-            problem = problem or disagreement(heard, self._table, samples)
+        if not by_chunks and self._num_measured + 1 >= self._next_check:
+            found = disagreement(heard, self._table, samples)
+            if found is not None:  # else something was not finite, and the next measurement is checked instead
+                self._next_check = 2 * (self._num_measured + 1)
+            problem = problem or found
+        self._num_measured += 1
+        if not by_chunks and not problem and not heard.sqnorm_sums:
+            problem = "no layer was heard in a backward pass"
         if problem:
             self._fall_back(problem)
         # A batch whose passes were not all heard in one way has no second moment.
@@ -226,6 +240,7 @@ class Measurement:
         self.loss_scale = loss_scale
         self.keep_gradient = keep_gradient
         self._listener: Listener | None = None
+        self._is_announced = False
 
     def __enter__(self) -> "Measurement":
         """Listen to the one pass that accumulates gradients, whoever calls it."""
@@ -245,7 +260,7 @@ class Measurement:
     def backward(self, loss: Tensor) -> None:
         """Send the loss of what was heard backward."""
         assert self._listener is not None
-        self._listener.is_own = True
+        self._is_announced = self._listener.is_own = True
         try:
             loss.backward()
         finally:
@@ -257,14 +272,27 @@ class Measurement:
         if listener is None:
             return
         self._probe._open = None
-        heard = listener.end()
-        if heard is not None and not failed:
-            self._probe._absorb(self, heard)
+        own = listener.end()
+        if failed:
+            return
+        if len(own) > 1:
+            raise MeasurementError(
+                f"{len(own)} backward passes accumulated gradients within one measurement, which needs exactly "
+                "one: call backward once, on the sum of the losses"
+            )
+        if own:
+            self._probe._absorb(self, own[0])
+        elif self._is_announced:
+            self._probe._absorb(self, Heard(accumulates=True))  # a pass in which no layer was heard
 
 
 def _checked(quantities: Iterable[str]) -> frozenset[str]:
     """The names, if all of them can be measured."""
     names = frozenset(quantities)
+    if names and names <= {"layers", "groups"}:
+        raise InvalidInputError(
+            f"`quantities` {sorted(names)} ask for parts and for nothing in them: add a quantity such as sample_sqnorm"
+        )
     if unknown := sorted(names - _MEASURED):
         known = sorted(_MEASURED)
         what = "not measured yet" if unknown[0] in QUANTITIES else "unknown"

@@ -33,6 +33,7 @@ class Sums:
             $\sum_j n_j\|\bar g_j\|^2$ (``chunks``).
         gradient_sum: $\sum_i g_i$ by parameter, where the probe keeps it.
         is_complete: False once a pass was heard whose second moment cannot be had.
+        is_contradicted: Whether the mean gradient turned out longer than the samples' gradients allow.
         by_chunks: Whether the values are of whole passes (``chunks``) or of samples (``layers``).
     """
 
@@ -43,6 +44,7 @@ class Sums:
     factors: list[float] = field(default_factory=list)
     gradient_sum: dict[int, Tensor] = field(default_factory=dict)
     is_complete: bool = True
+    is_contradicted: bool = False
     by_chunks: bool = False
 
     def add(self, values: Mapping[int, Tensor], factor: float, num_samples: int) -> None:
@@ -109,6 +111,9 @@ def summarise(
     loss_value, *numbers = _to_host([torch.as_tensor(loss), *grads, *sums.values])
     grad_shares = numbers[: len(grads)]
     shares = list(map(mul, sums.factors, numbers[len(grads) :]))
+    # The mean of squares is never below the square of the mean, but for rounding of the gradients themselves.
+    if not sums.by_chunks and math.fsum(grad_shares) > (1 + _ROUNDING) * math.fsum(shares) / sums.num_samples:
+        sums.is_contradicted, sums.is_complete = True, False
 
     def parts(owners: Sequence[Any], keys: Iterable[Any]) -> dict[Any, LayerStatistics]:
         """The same for each owner of parameters: a layer, or a group, even an empty one."""
@@ -147,6 +152,9 @@ def _asked(
         values |= {name: formula(moments) for name, formula in _DERIVED.items() if name in quantities}
     return values
 
+
+_ROUNDING = 0.01
+"""Relative; what half-precision gradients may add to a squared norm."""
 
 _DERIVED = {"grad_variance": estimators.grad_variance, "noise_scale": estimators.noise_scale}
 
