@@ -433,3 +433,167 @@ class TestBadInput:
         probe = Probe(mlp(), MOMENTS)
         with probe.measure(num_samples=2), pytest.raises(MeasurementError, match="still open"):
             probe.measure(num_samples=2)
+
+
+class TestThePathsThatAreRarelyTaken:
+    """Each of these stands for a change of the source that no other test noticed."""
+
+    @pytest.mark.parametrize("size", [1e-1, 1e-6, 1e-9])
+    def test_a_hidden_use_is_seen_at_any_size_above_rounding(self, caplog, size):
+        class Faint(Outside):
+            def forward(self, x):
+                return self.layer(x) + size * (x @ self.layer.weight.T)
+
+        model = Faint()
+        probe = Probe(model, MOMENTS)
+        with probe.measure(num_samples=5):
+            model(torch.randn(5, 4, dtype=DOUBLE)).square().sum(1).mean().backward()
+        assert probe.estimator == "chunks"
+
+    @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+    def test_a_gradient_that_is_not_finite_proves_nothing(self, bad):
+        model = mlp()
+        probe = Probe(model, MOMENTS)
+        inputs, targets = data(6, 6)
+        with probe.measure(num_samples=6):
+            (mean_loss(model, (inputs, targets)) * bad).backward()
+        assert probe.estimator == "layers"
+        assert probe._next_check == 1  # the check is still to be made
+        assert not probe.read().is_finite
+
+    def test_a_use_that_begins_later_is_seen_at_a_later_check(self):
+        model = Outside()
+        probe = Probe(model, MOMENTS)
+        for count in range(1, 9):
+            with probe.measure(num_samples=5):
+                output = (
+                    model(torch.randn(5, 4, dtype=DOUBLE)) if count > 5 else model.layer(torch.randn(5, 4).double())
+                )
+                output.square().sum(1).mean().backward()
+            probe.read()
+            assert (probe.estimator == "chunks") == (count == 8)
+
+    def test_a_mean_longer_than_its_samples_allow_has_no_second_moment(self, caplog):
+        model = mlp()
+        inputs, targets = data(6, 6)
+        probe = Probe(model, MOMENTS)
+        probe._next_check = 100  # between two checks
+        with probe.measure(num_samples=6):
+            (mean_loss(model, (inputs, targets)) + 50 * model[0].weight.square().sum()).backward()
+        statistics = probe.read()
+        assert statistics.sample_sqnorm is None
+        assert statistics.grad_sqnorm is not None
+        assert "longer than its samples' gradients" in caplog.text
+        assert probe._next_check == 0
+
+    def test_a_graph_kept_from_one_measurement_does_not_speak_in_the_next(self):
+        model = mlp()
+        first, second = data(6, 6), data(6, 6)
+        probe = Probe(model, MOMENTS)
+        probe._next_check = 100
+        with probe.measure(num_samples=6):
+            kept = mean_loss(model, first)
+        with probe.measure(num_samples=6):
+            (mean_loss(model, second) + 0 * kept).backward()
+        assert probe.estimator == "layers"
+        assert_equal(probe.read(), oracle(model, *second))
+
+    def test_hooks_are_gone_after_falling_back(self):
+        model = Outside()
+        probe = Probe(model, MOMENTS)
+        measurement = probe.measure(num_samples=5)
+        measurement.begin()
+        measurement.backward(model(torch.randn(5, 4, dtype=DOUBLE)).square().mean())
+        measurement.close()
+        assert probe.estimator == "chunks"
+        measurement = probe.measure(num_samples=5)
+        measurement.begin()
+        assert not model.layer._forward_hooks
+        measurement.close(failed=True)
+
+    def test_a_fall_back_in_the_middle_of_a_batch_spoils_that_batch(self):
+        model = Twice()
+        probe = Probe(model, MOMENTS)
+        for module in (model.layer, model, model, model, model):  # the layer alone is covered, the model is not
+            with probe.measure(num_samples=5):
+                module(torch.randn(5, 4, dtype=DOUBLE)).square().sum(1).mean().backward()
+        assert probe.estimator == "chunks"
+        assert probe.read().sample_sqnorm is None
+
+    def test_an_exception_after_the_backward_keeps_the_pass_out(self):
+        model = mlp()
+        probe = Probe(model, MOMENTS)
+        with pytest.raises(KeyboardInterrupt), probe.measure(num_samples=6):
+            mean_loss(model, data(6, 6)).backward()
+            mean_loss(model, data(6, 6)).backward()  # nor may this hide the interrupt
+            raise KeyboardInterrupt
+        with pytest.raises(MeasurementError, match="nothing was measured"):
+            probe.read()
+
+    @pytest.mark.parametrize("estimator", ["layers", "chunks"])
+    def test_an_exception_in_backward_takes_parameter_hooks_off_too(self, estimator):
+        model = mlp()
+        before = TestLeavingNothing.traces(model)
+        probe = Probe(model, MOMENTS, estimator=estimator)
+
+        def fail(*_):
+            raise RuntimeError("the user's own")
+
+        with pytest.raises(RuntimeError, match="the user's own"), probe.measure(num_samples=6):
+            output = model(data(6, 6)[0])
+            output.register_hook(fail)
+            output.sum().backward()
+        assert TestLeavingNothing.traces(model) == before
+
+    def test_half_precision_chunks_are_summed_in_single(self):
+        model = nn.Linear(300, 1, bias=False, dtype=torch.float16)
+        probe = Probe(model, {"grad_sqnorm", "sample_sqnorm"}, estimator="chunks")
+        for _ in range(2):
+            with probe.measure(num_samples=1):
+                model(torch.full((1, 300), 30.0, dtype=torch.float16)).sum().backward()
+        # 300 entries of 30^2: beyond half precision's largest number, 65504.
+        assert probe.read().sample_sqnorm == pytest.approx(300 * 900.0)
+
+    @pytest.mark.filterwarnings("ignore:Using backward")
+    def test_arithmetic_is_plain_under_autocast_and_create_graph(self):
+        model = nn.Linear(3, 2)
+        inputs = torch.randn(4, 6, 3)
+        expected = Probe(model, {"sample_sqnorm"})
+        with expected.measure(num_samples=4):
+            model(inputs).square().sum().div(4).backward()
+        ambient = Probe(model, {"sample_sqnorm"})
+        with ambient.measure(num_samples=4):
+            loss = model(inputs).square().sum().div(4)
+            with torch.autocast("cpu", torch.bfloat16):
+                loss.backward(create_graph=True)
+        model.zero_grad()  # a gradient with a graph refers to itself
+        # Single precision's own rounding; bfloat16 products would be off by 1e-3.
+        assert ambient.read().sample_sqnorm == pytest.approx(expected.read().sample_sqnorm, rel=1e-5)
+
+    def test_sparse_gradients_go_by_chunks(self):
+        model = nn.Embedding(7, 3, sparse=True, dtype=DOUBLE)
+        probe = Probe(model, {"sample_sqnorm", "grad_sqnorm"})
+        assert probe.estimator == "chunks"
+        for ids in ([1, 1, 2], [3, 4, 5]):
+            with probe.measure(num_samples=3):
+                model(torch.tensor(ids)).sum().backward()
+        assert probe.read().sample_sqnorm > 0
+
+    def test_an_older_spectral_norm_is_not_covered(self):
+        model = nn.utils.spectral_norm(nn.Linear(4, 3))
+        assert Probe(model, MOMENTS).estimator == "chunks"
+
+    def test_a_parameter_that_is_not_observed_beside_one_that_is(self):
+        model = nn.Linear(4, 3, dtype=DOUBLE)
+        probe = Probe(model, {"sample_sqnorm"}, groups=[[model.weight]])
+        inputs = torch.randn(5, 4, dtype=DOUBLE)
+        with probe.measure(num_samples=5):
+            model(inputs).square().sum(1).mean().backward()
+        samples = [(x,) for x in inputs.split(1)]
+        slow = per_sample_gradients(model, lambda m, b: m(b[0]).square().sum(1).mean(), samples)
+        expected = reference_statistics([gradient[:1] for gradient in slow])
+        assert probe.read().sample_sqnorm == pytest.approx(expected.sample_sqnorm, rel=1e-10)
+
+    def test_parts_of_nothing_are_refused(self):
+        with pytest.raises(InvalidInputError, match="ask for parts and for nothing in them"):
+            Probe(mlp(), {"layers"})
