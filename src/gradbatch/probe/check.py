@@ -38,7 +38,7 @@ def disagreement(heard: Heard, table: ParameterTable, num_samples: int) -> str |
         error = torch.linalg.vector_norm(grad.double() - seen.double())
         if not bool(torch.isfinite(error + scale)):
             return None
-        if error > _SLACK * _rounding(grad, seen) * scale:
+        if error > _SLACK * max(heard.rounding, _rounding(grad, seen)) * scale:
             return (
                 f'the closed form of parameter "{table.names[place]}" disagrees with autograd\'s gradient, so the '
                 "parameter is also used outside of its layer's forward"

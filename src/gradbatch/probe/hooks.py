@@ -34,17 +34,19 @@ class Heard:
         sqnorm_sums: Sums over samples of the squared norms of the gradients of what was sent backward, 0-dim.
         grads: The gradient of this pass, where it is kept.
         grad_sums: The same as the layers' formulas give it, where it is checked.
+        rounding: Unit rounding of the type in which autograd itself computed, where that is autocast's.
         problem: Why a layer's formula does not apply, or an empty string.
         accumulates: Whether the pass went into ``.grad``.
     """
 
-    __slots__ = ("accumulates", "grad_sums", "grads", "problem", "sqnorm_sums")
+    __slots__ = ("accumulates", "grad_sums", "grads", "problem", "rounding", "sqnorm_sums")
 
     def __init__(self, *, accumulates: bool) -> None:
         self.sqnorm_sums: dict[int, Tensor] = {}
         self.grads: dict[int, Tensor] = {}
         self.grad_sums: dict[int, Tensor] = {}
         self.problem = ""
+        self.rounding = 0.0
         self.accumulates = accumulates
 
 
@@ -149,6 +151,9 @@ class Listener:
         heard.problem = heard.problem or self._problem(layer, activations, heard)
         if heard.problem or activations is None:
             return
+        device = output_grads.device.type
+        if torch.is_autocast_enabled(device):
+            heard.rounding = torch.finfo(torch.get_autocast_dtype(device)).eps
         with _plain_arithmetic(output_grads):
             sums = layer.formula.sqnorm_sums(layer.module, activations, output_grads)
             grads = layer.formula.grad_sum(layer.module, activations, output_grads) if self._is_checked else {}
