@@ -655,6 +655,28 @@ class TestFailuresInTheMiddle:
         plain.train(steps=3)
         assert same(setup.weights(), plain.weights())
 
+    def test_a_step_that_failed_begins_the_batch_anew(self):
+        setup, plain = Setup(gb.CABS()), Setup(gb.CABS())
+        seen = []
+        for inputs, targets in setup.controller.run(steps=3):
+            seen.append(inputs)
+            setup.controller.backward(setup.loss(inputs, targets))
+            if len(seen) == 1:
+                handle = setup.optimizer.register_step_pre_hook(lambda *_: 1 / 0)
+                with pytest.raises(ZeroDivisionError):
+                    setup.controller.step()
+                handle.remove()
+            else:
+                setup.controller.step()
+        assert torch.equal(seen[0], seen[1])
+        plain.train(steps=3)
+        assert same(setup.weights(), plain.weights())
+        assert setup.controller.record.samples_seen == plain.controller.record.samples_seen
+
+    def test_a_noise_scale_of_one_sample_is_not_none_for_want_of_signal(self):
+        record = Setup(Sizes(quantities=frozenset({"noise_scale"})), batch_size=1).train(steps=1)[0]
+        assert record.reason == "held: this batch cannot give noise_scale"
+
     def test_zero_grad_in_the_loop_is_noticed(self):
         setup = Setup(micro_batch_size=5)
         with pytest.raises(MeasurementError, match=r"leave out `zero_grad\(\)`"):

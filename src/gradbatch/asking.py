@@ -58,8 +58,11 @@ def ask(
 
 def lacking(statistics: Statistics, quantities: frozenset[str]) -> frozenset[str]:
     """The quantities that were asked for and that this batch cannot give."""
-    # A rule may be given a `noise_scale` of None: it says that the corrected squared norm was not positive.
-    return frozenset([n for n in quantities if n != "noise_scale" and getattr(statistics, n) is None])
+    absent = [n for n in quantities if n != "noise_scale" and getattr(statistics, n) is None]
+    # With a variance at hand, a `noise_scale` of None says that the corrected squared norm was not positive.
+    if "noise_scale" in quantities and statistics.noise_scale is None and statistics.grad_variance is None:
+        absent.append("noise_scale")
+    return frozenset(absent)
 
 
 def named(rules: Sequence[Rule[Any]]) -> dict[str, Rule[Any]]:

@@ -53,6 +53,7 @@ class _Batch:
         drawn: Samples whose gradients are in ``.grad``, each with weight 1/``size``.
         micro_batches: Passes so far.
         loss: Sum of the samples' losses so far, each with weight 1/``size``.
+        is_recorded: Whether its update was made and counted.
     """
 
     before: Progress
@@ -64,6 +65,7 @@ class _Batch:
     drawn: int = 0
     micro_batches: int = 0
     loss: Tensor | float = 0.0
+    is_recorded: bool = False
 
 
 class Controller:
@@ -385,7 +387,7 @@ class Controller:
             micro_batch = self._stream.take(self._handed_out, self._device)
             self._meter.begin_pass(self._handed_out, self._handed_out / batch.size * self._updater.loss_scale)
             yield micro_batch
-            if self._batch is not batch and batch.drawn < batch.size:  # abandoned: hand its samples out again
+            if self._batch is not batch and not batch.is_recorded:  # abandoned: hand its samples out again
                 self._stream.rewind()
                 return
             if self._handed_out:
@@ -449,6 +451,7 @@ class Controller:
     ) -> Record:
         """Count the update, and put it on record."""
         self._meter.detach()  # a copy of the model made between steps shall have no hooks
+        batch.is_recorded = True
         self._state = batch.state
         self._shadow_states = {name: state for name, (_, state) in answers.items()}
         self._stream.commit(batch.drawn)
