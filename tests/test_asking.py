@@ -68,8 +68,10 @@ def test_lacking() -> None:
     blank = gb.Statistics(num_samples=1, loss=1.0, grad_sqnorm=1.0)
     assert lacking(blank, NOTHING) == NOTHING
     assert lacking(blank, frozenset({"grad_sqnorm", "sample_sqnorm"})) == {"sample_sqnorm"}
-    # A noise scale of None is an answer: the corrected squared norm was not positive.
-    assert lacking(blank, frozenset(QUANTITIES)) == set(QUANTITIES) - {"grad_sqnorm", "noise_scale"}
+    assert lacking(blank, frozenset(QUANTITIES)) == set(QUANTITIES) - {"grad_sqnorm"}
+    # With a variance, a noise scale of None is an answer: the corrected squared norm was not positive.
+    noisy = replace(moments(), noise_scale=None)
+    assert lacking(noisy, frozenset({"noise_scale"})) == NOTHING
 
 
 def test_lacking_zero_is_not_lacking() -> None:
