@@ -83,7 +83,10 @@ def test_resuming_takes_the_settings_from_the_folder():
             'there is no task "digts", did you mean "digits"? Known: digits, mnist, fashion-mnist',
         ),
         ("train --rule cab", 'there is no rule "cab", did you mean "cabs"? Known: '),
-        ("train --rule cabs --set deca=1", 'called "deca", did you mean "decay"? Known: decay'),
+        (
+            "train --rule cabs --set deca=1",
+            'no hyper-parameter "deca" of the rule "cabs", did you mean "decay"? Known: decay',
+        ),
         ("train --epochs many", "argument --epochs: invalid int value: 'many'"),
         ("train --epochs 1 --steps 2", "argument --steps: not allowed with argument --epochs"),
         ("train mnist", "name a folder with --data-dir or GRADBATCH_DATA"),
@@ -91,6 +94,9 @@ def test_resuming_takes_the_settings_from_the_folder():
         ("train --resume --out nothing", "is not the folder of a run"),
         ("train --out file/run", "cannot be made"),
         ("train --micro-batch-size 0", "`micro_batch_size` must be at least 1"),
+        ("train --rule cabs --set decay=0.9 --set decay=0.8", "--set gives `decay` more than once"),
+        ("train --seed 99999999999999999999", "`seed` must be from 0 to 9223372036854775807"),
+        ("train --batch-size 5000", "`batch_size`"),
         ("report", "the following arguments are required: RUN"),
         ("report nothing", "is not the folder of a run"),
     ],
@@ -171,14 +177,41 @@ def test_a_defect_keeps_its_traceback(monkeypatch):
         main(["train"])
 
 
-def test_ctrl_c_leaves_a_run_that_goes_on():
+def test_a_refused_command_can_be_corrected():
+    assert main(["train", "--batch-size", "5000", "--out", "run"]) == 2
+    assert main(["train", "--batch-size", "50", "--steps", "1", "--out", "run"]) == 0
+
+
+def test_the_version_is_told(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out.startswith("gradbatch ")
+
+
+def test_the_list_can_be_pasted(capsys):
+    assert main(["list"]) == 0
+    assert "table='0:32 25:64 50:128 75:256'" in capsys.readouterr().out
+
+
+def test_ctrl_c_while_data_loads_promises_nothing(capsys, monkeypatch):
+    def load(settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gradbatch.experiments.loop.load_dataset", load)
+    assert main(["train", "--out", "run"]) == 130
+    assert capsys.readouterr().err == "gradbatch: stopped before the first update; nothing was kept\n"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_leaves_a_run_that_goes_on(number, code):
     process = run_python(*["-m", "gradbatch.cli", "train", "--epochs", "100000", "--out", "run"])
     deadline = time.monotonic() + 60
     while not Path("run/checkpoint.pt").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == code
     assert errors == "gradbatch: stopped; go on with: gradbatch train --resume --out run\n"
     num_steps = len(read_run(Path("run")).steps)
     assert num_steps > 40

@@ -6,6 +6,7 @@ traceback.
 """
 
 import argparse
+import shlex
 import sys
 import types
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Without the program's name; those of the process by default.
 
     Returns:
-        The exit code: 0, 2 for what the user can mend, 130 after Ctrl-C.
+        The exit code: 0, 2 for what the user can mend, 130 after Ctrl-C, 143 after SIGTERM.
 
     Raises:
         ModuleNotFoundError: If a module is missing that none of the extras brings.
@@ -39,6 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         values = vars(_parser().parse_args(arguments))
         return values.pop("command")(values)
+    except KeyboardInterrupt:
+        _complain("stopped")
+        return _INTERRUPTED
     except GradbatchError as error:
         return _complain(str(error))
     except ModuleNotFoundError as error:
@@ -50,8 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _train(values: dict[str, Any]) -> int:
     """Train, then say where the run is and how good it got."""
+    from gradbatch.experiments.interrupts import StoppedError
     from gradbatch.experiments.loop import train
-    from gradbatch.experiments.run import settings_of
+    from gradbatch.experiments.run import RunFolder, settings_of
     from gradbatch.experiments.settings import TrainSettings
     from gradbatch.experiments.summary import summarize
 
@@ -60,9 +65,11 @@ def _train(values: dict[str, Any]) -> int:
     settings = settings.resolved()
     try:
         folder = train(settings)
-    except KeyboardInterrupt:
-        _complain(f"stopped; go on with: gradbatch train --resume --out {settings.folder}")
-        return _INTERRUPTED
+    except (KeyboardInterrupt, StoppedError) as stop:
+        how = f"go on with: gradbatch train --resume --out {shlex.quote(str(settings.folder))}"
+        is_begun = RunFolder(settings.folder).is_begun
+        _complain(f"stopped; {how}" if is_begun else "stopped before the first update; nothing was kept")
+        return 128 + stop.signal if isinstance(stop, StoppedError) else _INTERRUPTED
     print(f"{folder}: {summarize(folder)}")
     return 0
 
@@ -92,7 +99,9 @@ def _list(values: dict[str, Any]) -> int:
         summary = (rule.__doc__ or "").partition("\n")[0]
         print(f"  {name:15}{summary}")
         for key, default in rule_parameters(rule).items():
-            print(f"  {'':15}{key}={default}")
+            # As a shell takes it after --set.
+            text = shlex.quote(default) if isinstance(default, str) else default
+            print(f"  {'':15}{key}={text}")
     return 0
 
 
@@ -107,7 +116,10 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     """All commands and their flags."""
+    from gradbatch.experiments.run import version
+
     parser = _Parser(prog="gradbatch", description="Train with batch sizes chosen from the gradients themselves.")
+    parser.add_argument("--version", action="version", version=f"gradbatch {version()}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     train = commands.add_parser("train", help="train a model on a task", description=_TRAIN)
     train.set_defaults(command=_train)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gradbatch.experiments.curves import Points
-from gradbatch.experiments.figures import Curve, Panel, draw
+from gradbatch.experiments.figures import Curve, Panel, _short, draw
 
 
 def ticks(svg):
@@ -25,3 +25,22 @@ def test_coordinates_do_not(falling):
     coordinates = re.findall(r"\d\.\d+", " ".join(re.findall(r' d="([^"]+)"', falling)))
     assert coordinates
     assert max(len(number) for number in coordinates) <= len("0.12")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1e30, "1e30"), (9.999e29, "1e30"), (-2.5e15, "-2.5e15"), (123456789012.0, "123G"), (2e-7, "2e-7")],
+)
+def test_ticks_of_any_size_are_short(value, text):
+    assert _short(value) == text
+
+
+def test_ticks_that_people_know_stay_whole():
+    assert [_short(value) for value in (0.05, 250, 20_000, 1.5e6, 131_072, 2**20)] == [
+        "0.05",
+        "250",
+        "20k",
+        "1.5M",
+        "131072",
+        "1048576",
+    ]

@@ -46,7 +46,7 @@ def test_a_missing_file_is_named_with_what_to_put_where(folder):
         (idx(np.zeros(5, np.uint8)) + b"x", "holds 14 bytes, its header promises 13"),
         (idx(np.zeros((5, 1), np.uint8)), "begins with 00 00 08 02"),
         (b"\0\0\x08\x01\0", "holds 5 bytes, its header promises 8"),
-        (b"", "begins with nothing"),
+        (b"", "is empty, but an idx file of 1 dimension begins with"),
     ],
 )
 def test_a_damaged_file_is_named(folder, content, message):

@@ -1,4 +1,5 @@
 import json
+import signal
 import sys
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from gradbatch.checkpoint import load_checkpoint
 from gradbatch.errors import GradbatchError, InvalidInputError, MissingDataError, OutputError
 from gradbatch.experiments import loop
+from gradbatch.experiments.interrupts import StoppedError
 from gradbatch.experiments.loop import train
 from gradbatch.experiments.run import RunFolder, read_run, settings_of
 from gradbatch.experiments.settings import TrainSettings
@@ -33,7 +35,18 @@ def interrupt_at(monkeypatch, step):
     monkeypatch.setattr(JsonlSink, "log", log)
 
 
-@pytest.mark.parametrize(
+def signal_at(monkeypatch, step, number):
+    """A signal while the update at that step is logged."""
+
+    def log(self, record):
+        self.write(record.to_dict())
+        if record.step == step:
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(JsonlSink, "log", log)
+
+
+RUNS = pytest.mark.parametrize(
     "changes",
     [
         {},
@@ -41,6 +54,9 @@ def interrupt_at(monkeypatch, step):
         {"momentum": 0.9, "lr": 0.2, "lr_schedule": "plateau", "validation": 0.2, "rule": "fixed", "set": ()},
     ],
 )
+
+
+@RUNS
 def test_an_interrupted_run_that_goes_on_is_the_uninterrupted_run(tmp_path, monkeypatch, changes):
     whole = read_run(train(settings(tmp_path / "whole", **changes)))
     first_epoch = next(line["step"] for line in whole.evaluations)
@@ -50,11 +66,98 @@ def test_an_interrupted_run_that_goes_on_is_the_uninterrupted_run(tmp_path, monk
             train(settings(tmp_path / "cut", **changes))
     assert len(read_run(tmp_path / "cut").steps) == first_epoch + 7
     resumed = read_run(train(settings_of(tmp_path / "cut", {})))
+    assert_equal_runs(resumed, whole)
+
+
+def assert_equal_runs(resumed, whole):
     assert without_clock(resumed.steps) == without_clock(whole.steps)
     assert without_clock(resumed.evaluations) == without_clock(whole.evaluations)
-    ours = load_checkpoint(tmp_path / "cut" / "checkpoint.pt")["model"]
-    theirs = load_checkpoint(tmp_path / "whole" / "checkpoint.pt")["model"]
+    ours = load_checkpoint(resumed.folder / "checkpoint.pt")["model"]
+    theirs = load_checkpoint(whole.folder / "checkpoint.pt")["model"]
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@RUNS
+def test_a_run_that_was_stopped_within_epochs_goes_on_from_there(tmp_path, monkeypatch, changes):
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    whole = read_run(train(settings(tmp_path / "whole", **changes)))
+    first_epoch = next(line["step"] for line in whole.evaluations)
+    run = settings(tmp_path / "cut", **changes)
+    for step, number in ((3, signal.SIGTERM), (first_epoch + 7, signal.SIGINT)):
+        with monkeypatch.context() as patch:
+            signal_at(patch, step, number)
+            with pytest.raises(StoppedError) as stop:
+                train(run)
+        assert stop.value.signal == number
+        assert len(read_run(tmp_path / "cut").steps) == step + 1
+        assert load_checkpoint(tmp_path / "cut" / "checkpoint.pt")["step"] == step + 1
+        run = settings_of(tmp_path / "cut", {})
+    assert_equal_runs(read_run(train(run)), whole)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def test_a_second_ctrl_c_is_obeyed_at_once(tmp_path, monkeypatch):
+    def log(self, record):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(JsonlSink, "log", log)
+    with pytest.raises(KeyboardInterrupt):
+        train(settings(tmp_path / "run"))
+    assert not RunFolder(tmp_path / "run").is_begun
+
+
+def test_a_budget_below_what_was_done_is_refused_and_changes_nothing(tmp_path):
+    folder = train(settings(tmp_path / "run"))
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for budget, spent in (({"epochs": 1}, "2 epochs"), ({"samples": 2873}, "2874 samples"), ({"steps": 3}, "steps")):
+        with pytest.raises(InvalidInputError, match=f"the run has done .*{spent}, more than the budget of"):
+            train(settings_of(folder, budget))
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
+
+
+def test_a_run_that_goes_on_keeps_its_start(tmp_path):
+    folder = train(settings(tmp_path / "run", epochs=1))
+    manifest = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(manifest | {"started": "2001-01-01"}))
+    train(settings_of(folder, {"epochs": 2}))
+    assert json.loads((folder / "run.json").read_text())["started"] == "2001-01-01"
+
+
+def test_a_refused_run_leaves_no_folder(tmp_path):
+    with pytest.raises(InvalidInputError, match="`batch_size`"):
+        train(settings(tmp_path / "run", batch_size=5000))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_whose_run_never_made_an_update_is_free(tmp_path):
+    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "steps.jsonl").touch()
+    (tmp_path / "evaluations.jsonl").touch()
+    assert len(read_run(train(settings(tmp_path, epochs=None, steps=2))).steps) == 2
+
+
+def test_a_lost_part_of_the_log_is_noticed(tmp_path):
+    folder = train(settings(tmp_path / "run"))
+    log = folder / "steps.jsonl"
+    num_lines = log.read_bytes()[:2000].count(b"\n")
+    log.write_bytes(log.read_bytes()[:2000])
+    with pytest.raises(InvalidInputError, match=f"ends after {num_lines} updates .* put the whole log back, or delete"):
+        train(settings_of(folder, {}))
+    log.unlink()
+    with pytest.raises(InvalidInputError, match="ends after 0 updates"):
+        train(settings_of(folder, {}))
+
+
+def test_a_damaged_checkpoint_can_be_deleted(tmp_path):
+    folder = train(settings(tmp_path / "run", epochs=1))
+    before = read_run(folder)
+    checkpoint = folder / "checkpoint.pt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:100])
+    with pytest.raises(InvalidInputError, match="only the newest checkpoint is kept: delete it"):
+        train(settings_of(folder, {}))
+    checkpoint.unlink()
+    assert without_clock(read_run(train(settings_of(folder, {}))).steps) == without_clock(before.steps)
 
 
 def test_a_run_stopped_before_its_first_checkpoint_begins_anew(tmp_path, monkeypatch):
@@ -120,13 +223,13 @@ def test_a_seed_fixes_a_run(tmp_path):
 
 
 def test_a_folder_with_a_run_is_refused(tmp_path):
-    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "steps.jsonl").write_text("{}\n")
     with pytest.raises(OutputError, match=r"already holds a run: go on with it \(--resume\)"):
         train(settings(tmp_path))
 
 
 def test_an_unusable_folder_is_refused_before_training(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "Controller", None)  # training would fail otherwise
+    monkeypatch.setattr(loop.Controller, "run", None)  # training would fail otherwise
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot be made"):
         train(settings(tmp_path / "file" / "run"))

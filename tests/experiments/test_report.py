@@ -1,16 +1,20 @@
+import dataclasses
 import json
 import logging
 import re
 import shutil
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
 from gradbatch.errors import InvalidInputError, MissingDataError, OutputError
 from gradbatch.experiments.loop import train
+from gradbatch.experiments.panels import FIGURES
 from gradbatch.experiments.report import render_report, write_report
 from gradbatch.experiments.run import read_run
 from gradbatch.experiments.settings import TrainSettings
+from gradbatch.experiments.summary import summarize
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +84,7 @@ def test_runs_of_one_name_are_told_apart(folders, tmp_path):
     shutil.copytree(folders[0], tmp_path / "other" / "plain")
     page = render_report([read_run(folders[0]), read_run(tmp_path / "other" / "plain")])
     assert "other/plain" in page
-    with pytest.raises(InvalidInputError, match="named twice"):
+    with pytest.raises(InvalidInputError, match="plain was named more than once"):
         render_report([read_run(folders[0])] * 2)
 
 
@@ -112,6 +116,49 @@ def test_writing_replaces_the_page_and_leaves_nothing_else(folders, tmp_path):
 def test_a_page_that_cannot_be_written_is_a_sentence(folders, tmp_path):
     with pytest.raises(OutputError, match="cannot be written"):
         write_report(folders[:1], tmp_path / "missing" / "report.html")
+
+
+def test_a_folder_that_is_a_file_is_a_sentence(folders, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot be written"):
+        write_report(folders[:1], tmp_path / "file" / "report.html")
+
+
+def test_skipped_updates_are_told(folders, tmp_path):
+    shutil.copytree(folders[0], tmp_path / "run")
+    lines = read_run(folders[0]).steps
+    for line in lines[-3:]:
+        line.update(skipped=True, loss=None)
+    (tmp_path / "run" / "steps.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run = read_run(tmp_path / "run")
+    page = render_report([run, read_run(folders[1])])
+    assert f"<td>{len(lines)} (3 skipped)</td>" in page
+    assert f"Updates were skipped: 3 of {len(lines)} in run; " in page
+    assert "skipped)" in summarize(tmp_path / "run")
+    raw, mean = FIGURES["loss"]([run], ["run"], "seconds").panel.curves
+    assert np.isnan(raw.points.y[-3:]).all()
+    assert np.isnan(mean.points.y[-3:]).all()
+    assert np.isfinite(mean.points.y[:-3]).all()
+    assert FIGURES["updates"]([run], ["run"], "seconds").panel.curves[0].points.y[-1] == len(lines) - 3
+    assert "Updates were skipped" not in render_report([read_run(folders[0])])
+
+
+def test_the_accuracy_axis_cuts_off_at_most_a_tenth(folders):
+    run = read_run(folders[0])
+    accuracies = [0.51] * 2 + [0.8] * 5 + [0.98, 0.99] * 12
+    evaluations = [{"samples_seen": n, "seconds": n, "test_accuracy": y} for n, y in enumerate(accuracies)]
+    figure = FIGURES["accuracy"]([dataclasses.replace(run, evaluations=evaluations)], ["run"], "seconds")
+    floor, _ = figure.panel.y_limits
+    assert 0.51 < floor < 0.8
+
+
+def test_what_matters_most_comes_first(folders):
+    page = render_report([read_run(folder) for folder in folders])
+    assert page.index(">Mean batch<") < page.index(">Final<")
+    shown, _, folded = page.partition("<details>")
+    assert "≠ rule" in shown
+    assert "≠" not in folded
+    assert '<th scope="row">optimizer</th>' in folded
 
 
 def test_what_is_no_run_is_a_sentence(folders, tmp_path):

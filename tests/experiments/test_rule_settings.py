@@ -39,7 +39,10 @@ def test_optional_and_structured_values(monkeypatch):
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("deca=0.5", 'called "deca", did you mean "decay"[?] Known: decay, min_batch_size'),
+        (
+            "deca=0.5",
+            'no hyper-parameter "deca" of the rule "cabs", did you mean "decay"[?] Known: decay, min_batch_size',
+        ),
         ("decay", '"decay" does not set a hyper-parameter: write key=value'),
         ("decay=fast", '`decay` must be a number, got "fast"'),
         ("max_batch_size=1.5", '`max_batch_size` must be a whole number, got "1.5"'),

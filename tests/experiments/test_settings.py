@@ -11,8 +11,8 @@ from gradbatch.experiments.settings import TrainSettings
     [
         ({"task": "digts"}, 'no task "digts", did you mean "digits"[?] Known: digits, mnist, fashion-mnist'),
         ({"rule": "cab"}, 'no rule "cab", did you mean "cabs"'),
-        ({"model": "cnn"}, 'no model for the task "digits" "cnn". Known: mlp'),
-        ({"set": ("x=1",)}, 'rule "fixed" called "x". There are none'),
+        ({"model": "cnn"}, 'there is no model "cnn" for the task "digits". Known: mlp'),
+        ({"set": ("x=1",)}, 'no hyper-parameter "x" of the rule "fixed". There are none'),
         ({"epochs": 0}, "`epochs` must be at least 1, got 0"),
         ({"batch_size": 0}, "`batch_size` must be at least 1, got 0"),
         ({"micro_batch_size": 0}, "`micro_batch_size`"),
@@ -29,6 +29,8 @@ from gradbatch.experiments.settings import TrainSettings
         ({"estimator": "magic"}, 'no estimator "magic"'),
         ({"validation": 1.0}, "`validation` must be at least 0 and below 1"),
         ({"device": "abacus"}, 'the device "abacus" cannot be used'),
+        ({"seed": 2**63}, "`seed` must be from 0 to 9223372036854775807, got 9223372036854775808"),
+        ({"momentum": 1.0}, "`momentum` must be at least 0 and below 1, got 1.0"),
         ({"resume": True}, "--resume needs the folder"),
     ],
 )

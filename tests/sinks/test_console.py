@@ -27,7 +27,7 @@ def test_a_file_gets_a_plain_line_per_epoch():
     run(ProgressBar(120, title="digits", file=file), 3)
     lines = file.getvalue().splitlines()
     assert len(lines) == 3
-    assert lines[-1].startswith("digits  epoch 3  120/120 samples  10 samples/s  batch 10  lr 0.1  loss 2.5000")
+    assert lines[-1].startswith("digits  epoch 3  120/120 samples  10 samples/s  batch 10  lr 0.1  loss 2.5")
     assert lines[-1].endswith("accuracy 11")
 
 
@@ -61,3 +61,30 @@ def test_a_missing_rich_is_a_sentence(monkeypatch):
 def test_a_total_of_nothing_is_refused():
     with pytest.raises(InvalidInputError, match="total_samples"):
         ProgressBar(0)
+
+
+def line_of(*records):
+    file = io.StringIO()
+    bar = ProgressBar(file=file)
+    for each in records:
+        bar.log(each)
+    bar.close()
+    return file.getvalue().splitlines()[-1]
+
+
+def test_a_huge_loss_stays_short():
+    assert line_of(record(0, epoch=1.0, loss=5085455683231416320.0)).endswith("loss 5.085e+18")
+
+
+def test_the_batch_size_is_the_one_used_but_for_a_remainder():
+    assert "batch 20 " in line_of(record(0, batch_size=20, requested=32, epoch=1.0))
+    assert "batch 90 " in line_of(record(0, batch_size=90, requested=32, epoch=1.0))
+    full, rest = record(0, batch_size=32, requested=32), record(1, batch_size=3, requested=32, epoch=1.0)
+    assert "batch 32 " in line_of(full, rest)
+
+
+def test_the_speed_is_the_recent_one():
+    slow = [record(n, samples_seen=10 * n, epoch=0.5, seconds=float(n)) for n in range(100)]
+    fast = [record(100 + n, samples_seen=1000 + 200 * n, epoch=0.5, seconds=100.0 + n) for n in range(20)]
+    last = record(120, samples_seen=5000, epoch=2.0, seconds=120.0)
+    assert " 200 samples/s" in line_of(*slow, *fast, last)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from gradbatch.errors import InvalidInputError
 from gradbatch.experiments.settings import TrainSettings
 
 __all__ = ["Budget"]
@@ -59,3 +60,22 @@ class Budget:
     def is_spent(self, *, step: int, samples_seen: int) -> bool:
         """Whether the run ends here."""
         return self.left(step=step, samples_seen=samples_seen)[self.unit] <= 0
+
+    def check_covers(self, *, step: int, samples_seen: int) -> None:
+        """Refuse to be the budget of a run that has spent more.
+
+        Args:
+            step: Updates done.
+            samples_seen: Samples drawn.
+
+        Raises:
+            InvalidInputError: If more than the total is spent.
+        """
+        epochs = samples_seen / self.dataset_size
+        spent = {"epochs": epochs, "samples": samples_seen, "steps": step}[self.unit]
+        if spent > self.total:
+            done = f"{spent:.4g}" if self.unit == "epochs" else f"{spent}"
+            raise InvalidInputError(
+                f"the run has done {done} {self.unit}, more than the budget of {self.total}: name a larger "
+                f"--{self.unit}, or leave it out"
+            )

@@ -11,13 +11,14 @@ __all__ = ["choose"]
 T = TypeVar("T")
 
 
-def choose(kind: str, name: str, known: Mapping[str, T]) -> T:
+def choose(kind: str, name: str, known: Mapping[str, T], *, scope: str = "") -> T:
     """The thing of that name.
 
     Args:
         kind: What the name is meant to name, for the message.
         name: As it was typed.
         known: All there is.
+        scope: Words behind the name that say where it was looked for, with a space before them.
 
     Returns:
         What stands under the name.
@@ -36,4 +37,4 @@ def choose(kind: str, name: str, known: Mapping[str, T]) -> T:
     close = difflib.get_close_matches(name, known, n=1)
     guess = f', did you mean "{close[0]}"?' if close else "."
     listing = f"Known: {', '.join(known)}" if known else "There are none"
-    raise InvalidInputError(f'there is no {kind} "{name}"{guess} {listing}')
+    raise InvalidInputError(f'there is no {kind} "{name}"{scope}{guess} {listing}')

@@ -2,7 +2,6 @@
 
 import html
 import io
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -150,14 +149,16 @@ def _percent(value: float, position: int | None = None) -> str:
 
 
 def _short(value: float, position: int | None = None) -> str:
-    """A tick's number in few letters: 0.05, 250, 20k, 1.5M; powers of two stay whole."""
+    """A tick's number in few letters: 0.05, 250, 20k, 1.5M, 1e30; powers of two up to 2^24 stay whole."""
+    if abs(value) >= 1e12 or 0 < abs(value) < 1e-4:
+        mantissa, exponent = f"{value:.2e}".split("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
     for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             short = f"{value / size:.6g}{suffix}"
-            return short if len(short) < 6 else f"{value:.0f}"
-    if value and abs(value) < 1e-4:
-        exponent = math.floor(math.log10(abs(value)))
-        return f"{value / 10**exponent:.3g}e{exponent}"
+            if len(short) < 6:
+                return short
+            return f"{value:.0f}" if abs(value) <= 2**24 else f"{value / size:.3g}{suffix}"
     return f"{value:.4g}"
 
 

@@ -75,9 +75,11 @@ def read_idx(path: Path, *, num_dimensions: int) -> npt.NDArray[np.uint8]:
     content = _content(path)
     magic = bytes((0, 0, _UNSIGNED_BYTE, num_dimensions))
     if content[:4] != magic:
+        found = f"begins with {content[:4].hex(' ')}" if content else "is empty"
+        noun = "dimension" if num_dimensions == 1 else "dimensions"
         raise InvalidInputError(
-            f"{path} begins with {content[:4].hex(' ') or 'nothing'}, an idx file of {num_dimensions} "
-            f"dimensions with {magic.hex(' ')}: replace it by the original file"
+            f"{path} {found}, but an idx file of {num_dimensions} {noun} begins with {magic.hex(' ')}: "
+            "replace it by the original file"
         )
     header = 4 + 4 * num_dimensions
     shape = tuple(int(n) for n in np.frombuffer(content[4:header].ljust(header - 4, b"\0"), dtype=">u4"))

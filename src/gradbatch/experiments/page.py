@@ -25,6 +25,9 @@ h3 { font-size: 16px; margin: 0; }
 p { margin: 0; }
 .soft { color: var(--soft); }
 .scroll { overflow-x: auto; }
+.note { margin-top: 12px; padding: 8px 12px; background: var(--mark); font-size: 14px; }
+details { margin-top: 12px; }
+summary { cursor: pointer; padding: 7px 0; color: var(--soft); font-size: 14px; }
 table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; width: 100%; }
 th, td { text-align: left; padding: 7px 20px 7px 0; border-bottom: 1px solid var(--line);
   vertical-align: top; }
@@ -78,6 +81,7 @@ footer { max-width: 1180px; margin: 48px auto 40px; padding: 0 24px; font-size: 
 <main>
 <h2>Results</h2>
 <div class="scroll">$summary</div>
+$skipped_note
 <div class="bar">
 <div class="legend">$legend</div>
 <div class="toggle"><label for="by-samples">Samples seen</label><label for="by-time">Time</label></div>

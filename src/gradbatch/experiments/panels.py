@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from gradbatch.experiments.curves import Floats, Points, column, noise_scale_points, smooth
 from gradbatch.experiments.figures import Curve, Panel
@@ -38,13 +39,21 @@ def _points(run: Run, axis: str, name: str) -> Points:
     return Points(column(run.steps, axis), column(run.steps, name))
 
 
+def _is_skipped(run: Run) -> npt.NDArray[np.bool_]:
+    """Which updates left the weights as they were."""
+    return np.array([bool(line.get("skipped")) for line in run.steps])
+
+
 def _loss(runs: Sequence[Run], names: Sequence[str], axis: str) -> FigureText:
     raw: list[Curve] = []
     smoothed: list[Curve] = []
     for number, run in enumerate(runs):
         points = _points(run, axis, "loss")
         window = run.steps[-1]["samples_seen"] / 50
-        mean = smooth(points.y, column(run.steps, "batch_size"), window)
+        values = np.where(_is_skipped(run), np.nan, points.y)
+        mean = smooth(values, column(run.steps, "batch_size"), window)
+        mean[np.isnan(values)] = np.nan  # both lines break where an update was skipped
+        points = Points(points.x, values)
         raw.append(Curve(run=number, points=points, style="raw"))
         smoothed.append(Curve(run=number, points=Points(points.x, mean)))
     means = np.concatenate([curve.points.y for curve in smoothed])
@@ -72,7 +81,7 @@ def _accuracy(runs: Sequence[Run], names: Sequence[str], axis: str) -> FigureTex
             y = column(run.evaluations, name)
             if np.isfinite(y).any():
                 curves.append(Curve(run=number, points=Points(x, y), style=style))
-                later.append(y[len(y) // 4 :])
+                later.append(y[len(y) // 10 :])
     has_validation = any(curve.style == "dashed" for curve in curves)
     title = "Test and validation accuracy" if has_validation else "Test accuracy"
     caption = "Solid, the test set; dashed, the validation set." if has_validation else "After each epoch."
@@ -135,11 +144,11 @@ def _noise_scale(runs: Sequence[Run], names: Sequence[str], axis: str) -> Figure
 
 def _updates(runs: Sequence[Run], names: Sequence[str], axis: str) -> FigureText:
     curves = [
-        Curve(run=number, points=Points(column(run.steps, axis), column(run.steps, "step") + 1))
+        Curve(run=number, points=Points(column(run.steps, axis), np.cumsum(~_is_skipped(run)).astype(np.float64)))
         for number, run in enumerate(runs)
     ]
     panel = Panel(title="Updates", x_label=AXES[axis], curves=curves)
-    caption = "Steps of the optimizer so far. A larger batch takes fewer for the same samples."
+    caption = "Steps of the optimizer so far, without skipped ones. A larger batch takes fewer for the same samples."
     return FigureText(title="Updates", caption=caption, panel=panel)
 
 

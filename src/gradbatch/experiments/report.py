@@ -1,5 +1,6 @@
 """Runs as one self-contained page: results, curves, settings."""
 
+import contextlib
 import html
 import os
 from collections.abc import Sequence
@@ -32,7 +33,8 @@ def write_report(folders: Sequence[Path], output: Path) -> None:
         temporary.write_text(page, encoding="utf-8")
         temporary.replace(output)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise OutputError(
             f"the report {output} cannot be written ({error.strerror}): name another file with -o"
         ) from error
@@ -60,9 +62,10 @@ def render_report(runs: Sequence[Run]) -> str:
         title=html.escape(f"gradbatch on {tasks}"),
         subtitle=html.escape(f"{len(runs)} run{plural}, begun {started}" if started else f"{len(runs)} runs"),
         summary=_summary_table(runs, names),
+        skipped_note=_skipped_note(runs, names),
         legend="".join(f"<span>{_chip(n)}{html.escape(name)}</span>" for n, name in enumerate(names)),
         figures="\n".join(_figure(key, runs, names) for key in FIGURES),
-        settings_note="Rows in which the runs differ are marked ≠." if len(runs) > 1 else "As resolved.",
+        settings_note="What differs is marked ≠; what is equal is folded below." if len(runs) > 1 else "As resolved.",
         settings=_settings_table(runs, names),
         footer="Made by <code>gradbatch report</code> from the runs’ own logs.",
     )
@@ -75,7 +78,8 @@ def _names(runs: Sequence[Run]) -> list[str]:
         names = ["/".join(path.parts[-depth:]) for path in paths]
         if len(set(names)) == len(names):
             return names
-    raise InvalidInputError(f"{paths[0]} or another run was named twice: name each run once")
+    twice = next(run.folder for run, path in zip(runs, paths, strict=True) if paths.count(path) > 1)
+    raise InvalidInputError(f"the run {twice} was named more than once: name each run once")
 
 
 def _chip(number: int) -> str:
@@ -85,23 +89,37 @@ def _chip(number: int) -> str:
 
 def _summary_table(runs: Sequence[Run], names: Sequence[str]) -> str:
     """A line on each run."""
-    head = ("Best test accuracy", "Final", "Updates", "Samples", "Epochs", "Mean batch", "Seconds")
+    head = ("Best test accuracy", "Mean batch", "Final", "Updates", "Samples", "Epochs", "Seconds")
     rows = []
     for number, (run, name) in enumerate(zip(runs, names, strict=True)):
         summary = summary_of(run)
         cells = (
             "–" if summary.best_accuracy is None else f"<strong>{summary.best_accuracy:.2%}</strong>",
+            f"{summary.mean_batch_size:.1f}",
             "–" if summary.final_accuracy is None else f"{summary.final_accuracy:.2%}",
-            f"{summary.steps:,}",
+            f"{summary.steps:,}" + (f" ({summary.num_skipped:,} skipped)" if summary.num_skipped else ""),
             f"{summary.samples:,}",
             f"{summary.epochs:.4g}",
-            f"{summary.mean_batch_size:.1f}",
             f"{summary.seconds:.1f}",
         )
         values = "".join(f"<td>{cell}</td>" for cell in cells)
         rows.append(f'<tr><th scope="row">{_chip(number)}{html.escape(name)}</th>{values}</tr>')
     titles = "".join(f'<th scope="col">{title}</th>' for title in ("Run", *head))
     return f'<table class="numbers"><thead><tr>{titles}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+
+
+def _skipped_note(runs: Sequence[Run], names: Sequence[str]) -> str:
+    """A paragraph on the updates that changed no weights, or nothing."""
+    summaries = [summary_of(run) for run in runs]
+    parts = [
+        f"{summary.num_skipped:,} of {summary.steps:,} in {html.escape(name)}"
+        for summary, name in zip(summaries, names, strict=True)
+        if summary.num_skipped
+    ]
+    if not parts:
+        return ""
+    why = "their loss or gradient was not finite, and they left the weights as they were"
+    return f'<p class="note">Updates were skipped: {", ".join(parts)}; {why}.</p>'
 
 
 def _figure(key: str, runs: Sequence[Run], names: Sequence[str]) -> str:
@@ -118,17 +136,26 @@ def _figure(key: str, runs: Sequence[Run], names: Sequence[str]) -> str:
 
 
 def _settings_table(runs: Sequence[Run], names: Sequence[str]) -> str:
-    """All settings, those that differ marked."""
+    """All settings; of several runs, those that differ stand first and the equal ones are folded."""
     columns = [_flat_settings(run.manifest) for run in runs]
-    keys = dict.fromkeys(key for column in columns for key in column)
-    rows = []
-    for key in keys:
+    chips = "".join(f'<th scope="col">{_chip(n)}{html.escape(name)}</th>' for n, name in enumerate(names))
+    differing: list[str] = []
+    equal: list[str] = []
+    for key in dict.fromkeys(key for column in columns for key in column):
         values = [column.get(key, "–") for column in columns]
         differs = len(set(values)) > 1
         mark, attribute = ("≠ ", ' class="differs"') if differs else ("", "")
         cells = "".join(f"<td>{html.escape(value)}</td>" for value in values)
-        rows.append(f'<tr{attribute}><th scope="row">{mark}{html.escape(key)}</th>{cells}</tr>')
-    chips = "".join(f'<th scope="col">{_chip(n)}{html.escape(name)}</th>' for n, name in enumerate(names))
+        row = f'<tr{attribute}><th scope="row">{mark}{html.escape(key)}</th>{cells}</tr>'
+        (differing if differs else equal).append(row)
+    if len(runs) == 1:
+        return _rows(chips, equal)
+    folded = f"<details><summary>{len(equal)} equal settings</summary>{_rows(chips, equal)}</details>"
+    return (_rows(chips, differing) if differing else "") + folded
+
+
+def _rows(chips: str, rows: Sequence[str]) -> str:
+    """A table of settings under the runs' names."""
     head = f"<thead><tr><th></th>{chips}</tr></thead>"
     return f'<table class="settings">{head}<tbody>{"".join(rows)}</tbody></table>'
 

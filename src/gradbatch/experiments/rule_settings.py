@@ -44,8 +44,11 @@ def build_rule(name: str, assignments: Iterable[str]) -> Rule[Any]:
                 f'"{assignment}" does not set a hyper-parameter: write key=value, '
                 f"with a key of {name}: {', '.join(parameters) or 'it has none'}"
             )
-        choose(f'hyper-parameter of the rule "{name}" called', key.strip(), parameters)
-        values[key.strip()] = _read(key.strip(), text.strip(), types[key.strip()])
+        key = key.strip()
+        choose("hyper-parameter", key, parameters, scope=f' of the rule "{name}"')
+        if key in values:
+            raise InvalidInputError(f"--set gives `{key}` more than once: leave all but one out")
+        values[key] = _read(key, text.strip(), types[key])
     return rule(**values)
 
 

@@ -20,7 +20,7 @@ from gradbatch.experiments.settings import TrainSettings
 from gradbatch.experiments.tasks import Dataset
 from gradbatch.sinks.jsonl import read_jsonl, truncate_jsonl
 
-__all__ = ["Run", "RunFolder", "describe", "read_run", "settings_of"]
+__all__ = ["Run", "RunFolder", "describe", "read_run", "settings_of", "version"]
 
 _FORMAT = 1
 _FREE_ON_RESUME = frozenset({"epochs", "samples", "steps", "num_workers", "data_dir", "out", "resume"})
@@ -57,40 +57,83 @@ class RunFolder:
         """The newest checkpoint, replaced atomically."""
         return self.path / "checkpoint.pt"
 
-    def begin(self, *, resume: bool) -> None:
-        """Make the folder, or see that it holds the run to go on with.
+    @property
+    def is_begun(self) -> bool:
+        """Whether there is anything to go on with, or to lose: a logged update or a checkpoint."""
+        logs = [path for path in (self.steps, self.evaluations) if path.exists()]
+        return self.checkpoint.exists() or any(path.stat().st_size > 0 for path in logs)
+
+    def check(self, *, resume: bool) -> None:
+        """See that the folder is free for a new run, or holds the run to go on with.
 
         Args:
             resume: Whether a run is to go on.
 
         Raises:
             MissingDataError: If there is no run to go on with.
-            OutputError: If the folder holds a run that is not to go on, or cannot be made.
+            OutputError: If the folder holds a run that is not to go on.
         """
         if resume and not self.manifest.exists():
             raise MissingDataError(f"there is no run in {self.path} to go on with: name its folder with --out")
-        if not resume and (self.manifest.exists() or self.steps.exists()):
+        if not resume and self.is_begun:
             raise OutputError(
                 f"{self.path} already holds a run: go on with it (--resume) or name another folder (--out)"
             )
+
+    def begin(self, manifest: dict[str, Any], checkpoint: dict[str, Any] | None, *, resume: bool) -> None:
+        """Make the folder, or drop what its run logged after the checkpoint.
+
+        Args:
+            manifest: See `describe`. A run that goes on keeps the time at which it was started.
+            checkpoint: From `load_checkpoint`; ``None`` where a run begins, or begins anew.
+            resume: Whether a run goes on.
+
+        Raises:
+            OutputError: If the folder cannot be made or written to.
+        """
+        if resume:
+            manifest = manifest | {"started": self.read_manifest().get("started", manifest["started"])}
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            if not resume:  # the empty logs of a run that never got to its first update
+                self.steps.unlink(missing_ok=True)
+                self.evaluations.unlink(missing_ok=True)
         except OSError as error:
             raise OutputError(
                 f"the folder {self.path} cannot be made ({error.strerror}): name another with --out"
             ) from error
-
-    def go_back_to_checkpoint(self) -> dict[str, Any] | None:
-        """Drop what was logged after the newest checkpoint.
-
-        Returns:
-            The checkpoint; ``None`` where the run was stopped before its first, and so begins anew.
-        """
-        checkpoint = load_checkpoint(self.checkpoint) if self.checkpoint.exists() else None
         step = -1 if checkpoint is None else checkpoint["step"]
         truncate_jsonl(self.steps, step)
         # An evaluation's step counts the updates before it; an update's own line does not count itself.
         truncate_jsonl(self.evaluations, step + 1)
+        self.write_manifest(manifest)
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """The newest checkpoint, of which the logs know all updates.
+
+        Returns:
+            The checkpoint; ``None`` where the run was stopped before its first, and so begins anew.
+
+        Raises:
+            InvalidInputError: If it cannot be used, or a part of the log is lost.
+        """
+        if not self.checkpoint.exists():
+            return None
+        try:
+            checkpoint = load_checkpoint(self.checkpoint)
+        except InvalidInputError as error:
+            raise InvalidInputError(
+                f"{self.checkpoint} is damaged, and only the newest checkpoint is kept: delete it and --resume "
+                "to begin the run again"
+            ) from error
+        lines = read_jsonl(self.steps) if self.steps.exists() else []
+        num_logged = 1 + max((line.get("step", -1) for line in lines), default=-1)
+        if num_logged < checkpoint["step"]:
+            raise InvalidInputError(
+                f"{self.steps} ends after {num_logged} updates and the checkpoint was saved after "
+                f"{checkpoint['step']}, so a part of the log is lost: put the whole log back, or delete "
+                f"{self.checkpoint} and --resume to begin the run again"
+            )
         return checkpoint
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
@@ -166,7 +209,7 @@ def describe(settings: TrainSettings, rule: Rule[Any], model: nn.Module, dataset
         # One seed, but each use of it is named, so that another program can repeat the run.
         "seeds": dict.fromkeys(("weights", "sample_order", "validation"), settings.seed),
         "versions": {
-            "gradbatch": _version(),
+            "gradbatch": version(),
             "python": platform.python_version(),
             "torch": torch.__version__,
             "numpy": np.__version__,
@@ -270,7 +313,7 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _version() -> str:
+def version() -> str:
     """The installed version; a source tree on the path has none."""
     try:
         return metadata.version("gradbatch")

@@ -15,6 +15,8 @@ from gradbatch.experiments.tasks import TASKS
 __all__ = ["TrainSettings"]
 
 _ADAM_LR = 1e-3
+_MAX_SEED = 2**63 - 1
+"""The largest that a torch generator takes, whichever function seeds it."""
 _task_lrs = ", ".join(f"{name} {task.lr:g}" for name, task in TASKS.items())
 _task_momenta = ", ".join(f"{name} {task.momentum:g}" for name, task in TASKS.items())
 _task_epochs = ", ".join(f"{name} {task.epochs}" for name, task in TASKS.items())
@@ -108,7 +110,7 @@ class TrainSettings:
     def __post_init__(self) -> None:
         task = choose("task", self.task, TASKS)
         if self.model is not None:
-            choose(f'model for the task "{self.task}"', self.model, dict.fromkeys(task.models))
+            choose("model", self.model, dict.fromkeys(task.models), scope=f' for the task "{self.task}"')
         build_rule(self.rule, self.set)
         self._check_counts()
         self._check_choices()
@@ -153,6 +155,8 @@ class TrainSettings:
             value = getattr(self, name)
             if value is not None and value < minimum:
                 raise InvalidInputError(f"`{name}` must be at least {minimum}, got {value}")
+        if self.seed > _MAX_SEED:
+            raise InvalidInputError(f"`seed` must be from 0 to {_MAX_SEED}, got {self.seed}")
         budgets = [name for name in ("epochs", "samples", "steps") if getattr(self, name) is not None]
         if len(budgets) > 1:
             raise InvalidInputError(f"a run has one budget, got {' and '.join(budgets)}: leave all but one out")
@@ -178,6 +182,8 @@ class TrainSettings:
             value = getattr(self, name)
             if value is not None and not (value >= 0 and math.isfinite(value)):
                 raise InvalidInputError(f"`{name}` must be a number of at least 0, got {value}")
+        if self.momentum is not None and self.momentum >= 1:
+            raise InvalidInputError(f"`momentum` must be at least 0 and below 1, got {self.momentum}")
         if self.clip_grad_norm == 0:
             raise InvalidInputError("`clip_grad_norm` must be positive, got 0: leave it out for no limit")
         if self.optimizer != "sgd" and (self.momentum or self.nesterov):

@@ -13,7 +13,8 @@ class Summary:
     """What the first table of a report shows.
 
     Attributes:
-        steps: Updates.
+        steps: Updates, the skipped ones counted.
+        num_skipped: Updates that were skipped, since a loss or gradient was not finite.
         samples: Samples seen.
         epochs: The same, in epochs.
         seconds: Time spent training.
@@ -23,6 +24,7 @@ class Summary:
     """
 
     steps: int
+    num_skipped: int
     samples: int
     epochs: float
     seconds: float
@@ -44,6 +46,7 @@ def summary_of(run: Run) -> Summary:
     accuracies = [line["test_accuracy"] for line in run.evaluations if "test_accuracy" in line]
     return Summary(
         steps=len(run.steps),
+        num_skipped=sum(bool(line.get("skipped")) for line in run.steps),
         samples=last["samples_seen"],
         epochs=last["epoch"],
         seconds=last["seconds"],
@@ -66,7 +69,8 @@ def summarize(folder: Path) -> str:
     accuracy = "not evaluated"
     if summary.final_accuracy is not None and summary.best_accuracy is not None:
         accuracy = f"test accuracy {summary.final_accuracy:.2%} (best {summary.best_accuracy:.2%})"
+    skipped = f" ({summary.num_skipped:,} skipped)" if summary.num_skipped else ""
     return (
-        f"{accuracy}, {summary.epochs:.4g} epochs, {summary.steps:,} steps, {summary.samples:,} samples, "
+        f"{accuracy}, {summary.epochs:.4g} epochs, {summary.steps:,} steps{skipped}, {summary.samples:,} samples, "
         f"mean batch {summary.mean_batch_size:.1f}, {summary.seconds:.1f} s"
     )

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ProgressBar"]
 
+_SPEED_SECONDS = 5.0
+"""The speed shown is that of the last one to two such spans."""
+
 
 class ProgressBar:
     """A bar that counts samples, with batch size, learning rate, loss and speed beside.
@@ -40,24 +43,26 @@ class ProgressBar:
         self._file = file or sys.stdout
         self._bar = _rich_bar(self._file) if self._file.isatty() else None
         self._task = None if self._bar is None else self._bar.add_task(title, total=total_samples, numbers="")
-        self._first: Record | None = None
+        self._older: Record | None = None
+        self._newer: Record | None = None
+        self._batch_size = 0
         self._note = ""
         self._next_line = 0.0
         self._line_is_open = False
 
     def log(self, record: Record) -> None:
         """Show where training stands after one update."""
-        self._first = self._first or record
+        self._look_at(record)
         if self._bar is not None and self._task is not None:
             self._bar.start()
             # Two lines, so that an ordinary terminal has room for the bar.
-            text = f"{self._speed(record)}\n{_state(record)}  {self._note}"
+            text = f"{self._speed(record)}\n{self._state(record)}  {self._note}"
             self._bar.update(self._task, completed=record.samples_seen, numbers=text)
             return
         self._end_line()
         if self._is_due(record):
             place = f"{self._title}  epoch {record.epoch:.4g}  {self._speed(record)}"
-            self._file.write(f"{place}  {_state(record)}")
+            self._file.write(f"{place}  {self._state(record)}")
             self._line_is_open = True
 
     def note(self, text: str) -> None:
@@ -72,6 +77,15 @@ class ProgressBar:
         self._end_line()
         if self._bar is not None:
             self._bar.stop()
+
+    def _look_at(self, record: Record) -> None:
+        """Keep what the speed is measured from, and the batch size."""
+        self._older, self._newer = self._older or record, self._newer or record
+        if record.seconds - self._newer.seconds >= _SPEED_SECONDS:
+            self._older, self._newer = self._newer, record
+        # The remainder at an epoch's end says nothing of the rule; before any other batch it is all there is.
+        if record.batch_size >= record.requested or self._batch_size == 0:
+            self._batch_size = record.batch_size
 
     def _is_due(self, record: Record) -> bool:
         """Whether a plain line is due: at an epoch's end, a twentieth of the run after the last."""
@@ -88,19 +102,18 @@ class ProgressBar:
             self._line_is_open = False
 
     def _speed(self, record: Record) -> str:
-        """How far, and how fast since this bar began."""
-        assert self._first is not None
-        seconds = record.seconds - self._first.seconds
+        """How far, and how fast of late."""
+        assert self._older is not None
+        seconds = record.seconds - self._older.seconds
         total = "" if self._total is None else f"/{self._total:,}"
         text = f"{record.samples_seen:,}{total} samples"
         if seconds <= 0:
             return text
-        return f"{text}  {(record.samples_seen - self._first.samples_seen) / seconds:,.0f} samples/s"
+        return f"{text}  {(record.samples_seen - self._older.samples_seen) / seconds:,.0f} samples/s"
 
-
-def _state(record: Record) -> str:
-    """The numbers of one update."""
-    return f"batch {record.requested}  lr {record.lr * record.lr_scale:.3g}  loss {record.loss:.4f}"
+    def _state(self, record: Record) -> str:
+        """The numbers of one update."""
+        return f"batch {self._batch_size}  lr {record.lr * record.lr_scale:.3g}  loss {record.loss:.4g}"
 
 
 def _rich_bar(file: TextIO) -> RichProgress:

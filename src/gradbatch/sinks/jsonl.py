@@ -1,5 +1,6 @@
 """The run log: one flat JSON line per update, safe line by line."""
 
+import contextlib
 import json
 import logging
 import os
@@ -103,7 +104,8 @@ def truncate_jsonl(path: str | os.PathLike[str], step: int) -> None:
         temporary.write_bytes(kept)
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise OutputError(_cannot_write(path, error)) from error
 
 
