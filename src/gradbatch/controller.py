@@ -240,7 +240,9 @@ class Controller:
             self._abandon()
             raise
         self._updater.remember_gradients()
-        share = weighted.detach().reshape(()).to(torch.promote_types(weighted.dtype, torch.float32))
+        share = weighted.detach()
+        if share.dim() > 0 or share.dtype in (torch.float16, torch.bfloat16):
+            share = share.reshape(()).float()
         batch.loss = share if batch.drawn == 0 else batch.loss + share
         batch.drawn += count
         batch.micro_batches += 1

@@ -196,11 +196,14 @@ class Listener:
         self._heard_now().accumulates = True
 
 
+_NOTHING = nullcontext()
+
+
 def _plain_arithmetic(tensor: Tensor) -> AbstractContextManager[object]:
     """Neither a graph (under ``create_graph``) nor autocast in what we compute; free where neither is on."""
     device = tensor.device.type
     if not torch.is_grad_enabled() and not torch.is_autocast_enabled(device):
-        return nullcontext()
+        return _NOTHING
     stack = ExitStack()
     stack.enter_context(torch.no_grad())
     stack.enter_context(torch.autocast(device, enabled=False))
