@@ -156,8 +156,9 @@ def test_the_python_of_readme_runs(
     readme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    run_blocks(readme, "README.md")
-    capsys.readouterr()
+    record = run_blocks(readme, "README.md")["record"]
+    assert record.epoch == 10
+    assert record.reason in capsys.readouterr().out
 
 
 def test_the_make_targets_of_readme_exist(readme: str) -> None:
