@@ -105,8 +105,6 @@ class Meter:
     def detach(self) -> None:
         """Take all hooks off."""
         self.abandon_pass()
-        if self._probe is not None:
-            self._probe.detach()
 
 
 def _same(first: Sequence[Sequence[nn.Parameter]], second: Sequence[Sequence[nn.Parameter]]) -> bool:

@@ -29,19 +29,22 @@ def disagreement(heard: Heard, table: ParameterTable, num_samples: int) -> str |
         be told because a gradient is not finite, as a loss scaler's first ones may be.
     """
     for place, grad in heard.grads.items():
+        grad = grad.to_dense() if grad.is_sparse else grad
         seen = heard.grad_sums.get(place)
         if not bool(torch.isfinite(grad).all()):
             return None
         if seen is None:
-            return f'parameter "{table.names[place]}" was used outside of its layer\'s forward'
+            if not bool(grad.any()):
+                continue
+            return f'parameter "{table.names[place]}" was used outside of the model\'s forward'
         scale = (num_samples * heard.sqnorm_sums[place].double()).sqrt()
         error = torch.linalg.vector_norm(grad.double() - seen.double())
         if not bool(torch.isfinite(error + scale)):
             return None
         if error > _SLACK * max(heard.rounding, _rounding(grad, seen)) * scale:
             return (
-                f'the closed form of parameter "{table.names[place]}" disagrees with autograd\'s gradient, so the '
-                "parameter is also used outside of its layer's forward"
+                f'the per-sample gradients of parameter "{table.names[place]}" do not add up to autograd\'s gradient, '
+                "so the parameter is also used outside of the model's forward"
             )
     return ""
 

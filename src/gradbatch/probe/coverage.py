@@ -1,4 +1,4 @@
-"""Which layers of a model have a formula, and why a model as a whole is or is not covered."""
+"""The parameters under observation, and what in a model rules per-sample gradients out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,9 +7,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gradbatch.errors import InvalidInputError
-from gradbatch.probe.formulas import FORMULAS, Formula
 
-__all__ = ["CoveredLayer", "ParameterTable", "covered_layers", "parameter_table", "why_not_covered"]
+__all__ = ["ParameterTable", "parameter_table", "why_mixed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,25 +28,6 @@ class ParameterTable:
     layers: tuple[str, ...]
     groups: tuple[int, ...]
     num_groups: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CoveredLayer:
-    """A layer with a formula.
-
-    Attributes:
-        name: Qualified name in the model.
-        module: The layer.
-        formula: Its formula.
-        indices: Its trainable parameters' own names, and their places in the `ParameterTable`.
-        first: The first of those places.
-    """
-
-    name: str
-    module: nn.Module
-    formula: Formula
-    indices: dict[str, int]
-    first: int
 
 
 def parameter_table(model: nn.Module, groups: Sequence[Sequence[nn.Parameter]] | None) -> ParameterTable:
@@ -82,33 +62,12 @@ def parameter_table(model: nn.Module, groups: Sequence[Sequence[nn.Parameter]] |
     )
 
 
-def covered_layers(model: nn.Module, table: ParameterTable) -> tuple[CoveredLayer, ...]:
-    """The layers with a formula that own parameters of the table."""
-    places = {parameter: place for place, parameter in enumerate(table.parameters)}
-    layers = []
+def why_mixed(model: nn.Module) -> str:
+    """Which layer of a model mixes samples by design, or an empty string."""
     for name, module in model.named_modules():
-        formula = FORMULAS.get(type(module))
-        own = module.named_parameters(recurse=False)
-        indices = {own_name: places[p] for own_name, p in own if p in places}
-        if formula is not None and indices and indices.keys() <= formula.parameters:
-            first = min(indices.values())
-            layers.append(CoveredLayer(name=name, module=module, formula=formula, indices=indices, first=first))
-    return tuple(layers)
-
-
-def why_not_covered(model: nn.Module, table: ParameterTable, layers: Sequence[CoveredLayer]) -> str | None:
-    """The reason why closed forms would be wrong or incomplete on this model, or ``None``."""
-    for name, module in model.named_modules():
-        if isinstance(module, _BatchNorm):
+        if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
             return (
                 f'layer "{name}" ({type(module).__name__}) mixes samples, so that per-sample gradients are '
                 "undefined; GroupNorm or LayerNorm in its place would not"
             )
-    owners = [place for layer in layers for place in layer.indices.values()]
-    for place, name in enumerate(table.names):
-        if owners.count(place) > 1:
-            return f'parameter "{name}" is shared between layers'
-        if place not in owners:
-            owner = model.get_submodule(table.layers[place])
-            return f'parameter "{name}" belongs to a {type(owner).__name__}, for which there is no closed form'
-    return None
+    return ""

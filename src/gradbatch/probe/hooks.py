@@ -1,24 +1,31 @@
-"""Hearing one backward pass: hooks that live for a loop at most and leave nothing behind.
-
-A layer's forward hook puts a tensor hook on its output, whose closure holds the layer's input and receives the
-output gradient. Module backward hooks would do the same but break under in-place activations.
+"""Hearing one backward pass: hooks on the nodes of its graph, which go with the graph and leave nothing behind.
 
 Others may send backward passes of their own through the same model (``autograd.grad`` for a penalty, a saliency
-map). What makes a pass ours is that it accumulates into ``.grad``: what each pass says is kept apart by the
-pass's id, and a post-accumulate hook marks the ids that count.
+map). What makes a pass ours is that it was announced, or that it accumulates into ``.grad``: what each pass says is
+kept apart by the pass's id, and a post-accumulate hook marks the ids that count.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
+from torch.utils._pytree import tree_leaves
+from torch.utils.checkpoint import GraphExecGroup
 from torch.utils.hooks import RemovableHandle
 
-from gradbatch.probe.coverage import CoveredLayer
+from gradbatch.probe.chains import carried, operand_shape
+from gradbatch.probe.coverage import ParameterTable
+from gradbatch.probe.forms import Dense, PerSample, Rows, combined
+from gradbatch.probe.graph import Junction, Tracer, places_of
+from gradbatch.probe.moments import second_moment, sqnorm_sum, weighted_sum
+from gradbatch.probe.operations import Call, UnknownOperationError, per_sample_gradients
 
-__all__ = ["Heard", "Listener", "sqnorm"]
+__all__ = ["Heard", "Listener", "Plan", "sqnorm"]
 
 # Private, but what torch.autograd.graph itself tells passes apart by.
 _current_pass = torch._C._current_graph_task_id
@@ -27,154 +34,239 @@ _OWN = -2
 """In place of a pass's id: the announced pass. The engine's ids begin at 0, and -1 is none."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to hear in one pass.
+
+    Attributes:
+        num_samples: Samples B in the forward pass to come.
+        count: How many of them to look at.
+        by_layers: Hear per-sample gradients; else the squared norms of the parameters' whole gradients.
+        learn: Find out anew how the samples lie, and let the forms give the summed gradient as well.
+        keep_grads: Keep the parameters' whole gradients.
+        second_moments: Compute elementwise second moments.
+        keep_forms: Keep the per-sample gradients in their forms.
+        is_announced: Our own pass will be announced (`Listener.is_own`), with its loss; else it is known by where it
+            goes.
+    """
+
+    num_samples: int
+    count: int
+    by_layers: bool
+    learn: bool
+    keep_grads: bool
+    second_moments: bool
+    keep_forms: bool
+    is_announced: bool
+
+
+@dataclass(eq=False, slots=True)
 class Heard:
     """What one backward pass said, by the parameters' places in the table.
 
     Attributes:
-        sqnorm_sums: Sums over samples of the squared norms of the gradients of what was sent backward, 0-dim.
-        grads: The gradient of this pass, where it is kept.
-        grad_sums: The same as the layers' formulas give it, where it is checked.
-        rounding: Unit rounding of the type in which autograd itself computed, where that is autocast's.
-        problem: Why a layer's formula does not apply, or an empty string.
         accumulates: Whether the pass went into ``.grad``.
+        sqnorm_sums: Sums over samples of the squared norms of the gradients of what was sent backward, 0-dim.
+        second_moments: Elementwise sums over samples of their squares, where asked for.
+        forms: The per-sample gradients, where they are kept.
+        grads: The gradient of this pass, where it is kept.
+        grad_sums: The same as the forms give it, where they are checked.
+        rounding: Unit rounding of the coarsest type in which autograd itself computed.
+        problem: Why samples cannot be told apart, or an empty string.
+        is_partial: Whether something was used in a way that is not known yet.
     """
 
-    __slots__ = ("accumulates", "grad_sums", "grads", "problem", "rounding", "sqnorm_sums")
-
-    def __init__(self, *, accumulates: bool) -> None:
-        self.sqnorm_sums: dict[int, Tensor] = {}
-        self.grads: dict[int, Tensor] = {}
-        self.grad_sums: dict[int, Tensor] = {}
-        self.problem = ""
-        self.rounding = 0.0
-        self.accumulates = accumulates
+    accumulates: bool
+    sqnorm_sums: dict[int, Tensor] = field(default_factory=dict)
+    second_moments: dict[int, Tensor] = field(default_factory=dict)
+    forms: dict[int, PerSample] = field(default_factory=dict)
+    grads: dict[int, Tensor] = field(default_factory=dict)
+    grad_sums: dict[int, Tensor] = field(default_factory=dict)
+    rounding: float = 0.0
+    problem: str = ""
+    is_partial: bool = False
+    uses: dict[int, list[PerSample]] = field(default_factory=dict)
 
 
 class Listener:
-    """Hooks on layers and parameters that hear one backward pass at a time.
-
-    The layers' forward hooks stay between measurements, silent, until `detach`; all others end with each. A pass
-    of our own is known by where it goes (``mark_own``), or by being announced (`is_own`), which costs no hook.
+    """Hooks that hear one backward pass at a time.
 
     Args:
-        layers: The layers to hear.
-        parameters: The parameters whose own gradients may be heard.
+        model: The model, whose forward is followed.
+        table: Its parameters.
     """
 
-    def __init__(self, layers: Sequence[CoveredLayer], parameters: Sequence[nn.Parameter]) -> None:
+    def __init__(self, model: nn.Module, table: ParameterTable) -> None:
         self.is_own = False
-        self._layers = layers
-        self._parameters = parameters
-        self._layer_handles: list[RemovableHandle] = []
+        self._model = model
+        self._table = table
+        self._tracer = Tracer(table)
         self._handles: list[RemovableHandle] = []
-        self._passes: dict[int, Heard] | None = None  # of the measurement under way
-        self._num_samples = 0
-        self._is_checked = False
+        self._clear()
 
-    def begin(self, num_samples: int, *, by_layers: bool, check: bool, keep_grads: bool, mark_own: bool) -> None:
-        """Begin to hear.
+    def _clear(self) -> None:
+        """Forget the measurement; nodes hold our hooks, so that we must not go on holding them."""
+        self.plan: Plan | None = None
+        self._passes: dict[int, Heard] | None = None
+        self._junctions: dict[Node, Junction] = {}
+        self._leaves: dict[Node, int] = {}
+        self._num_uses: dict[int, int] = {}
+        self._unknown: set[int] = set()
+        self._outputs: list[Tensor] = []
+        self._problem = ""
 
-        Args:
-            num_samples: Samples in the forward pass to come, for which the leading axis must stand.
-            by_layers: Hear the layers; else the squared norms of the parameters' whole gradients.
-            check: Let the layers' formulas give the summed gradient as well.
-            keep_grads: Keep the parameters' whole gradients.
-            mark_own: Know a pass that accumulates into ``.grad`` as ours, whoever calls it.
-        """
-        self._passes = {}
-        self._num_samples, self._is_checked = num_samples, check
+    def begin(self, plan: Plan) -> None:
+        """Begin to hear."""
+        self._clear()
+        self.plan, self._passes, self._group = plan, {}, GraphExecGroup()
         try:
-            self._attach(by_layers=by_layers, keep_grads=keep_grads, mark_own=mark_own)
+            self._put_on(plan)
         except BaseException:  # nobody would end a measurement that never began
             self.end()
-            self.detach()
             raise
 
-    def _attach(self, *, by_layers: bool, keep_grads: bool, mark_own: bool) -> None:
-        """Put on the hooks that a measurement needs."""
-        if by_layers and not self._layer_handles:
-            self._layer_handles = [
-                layer.module.register_forward_hook(partial(self._on_forward, layer)) for layer in self._layers
-            ]
-        if not by_layers:
-            self.detach()  # a loop that began by layers may have fallen back
+    def _put_on(self, plan: Plan) -> None:
+        """Put on the hooks that a measurement needs beside those on nodes."""
+        is_split = plan.by_layers and plan.num_samples > 1
+        if is_split and (plan.learn or not plan.is_announced):
+            self._handles.append(self._model.register_forward_hook(self._on_forward))
+        if not plan.by_layers:
             self._hook_grads(self._square_grad)
-        if keep_grads:
+        if plan.keep_grads or (plan.by_layers and not is_split):
             self._hook_grads(self._keep_grad)
-        if mark_own:
+        if not plan.is_announced:
             self._handles += [
                 parameter.register_post_accumulate_grad_hook(self._on_accumulate)
-                for parameter in self._parameters
+                for parameter in self._table.parameters
                 if parameter.requires_grad
             ]
 
     def end(self) -> list[Heard]:
-        """Hear no more; what tensors of a kept graph still call does nothing.
+        """Hear no more; what the nodes of a kept graph still call does nothing.
 
         Returns:
             What each of our own backward passes said.
         """
-        passes, self._passes = self._passes or {}, None
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        return [heard for heard in passes.values() if heard.accumulates]
+        own = [heard for heard in (self._passes or {}).values() if heard.accumulates]
+        if self.plan is not None and self.plan.by_layers:
+            for heard in own:
+                self._round_up(heard, self.plan)
+        self._clear()
+        return own
 
-    def detach(self) -> None:
-        """Take the layers' hooks off too."""
-        for handle in self._layer_handles:
-            handle.remove()
-        self._layer_handles.clear()
+    def attach(self, roots: Iterable[Tensor]) -> None:
+        """Hook the nodes below some tensors in which parameters meet samples."""
+        plan = self.plan
+        if plan is None or not plan.by_layers or plan.num_samples == 1:
+            return
+        nodes = [root.grad_fn for root in roots if root.grad_fn is not None]
+        trace = self._tracer.trace(nodes)
+        if plan.learn:
+            self._problem = self._problem or self._learn(trace)
+            trace = self._tracer.trace(nodes)
+        self._leaves.update(trace.leaves)
+        self._unknown.update(place for _, key in trace.unknown for place in places_of(key))
+        for junction in trace.junctions:
+            if junction.node in self._junctions:
+                continue
+            self._junctions[junction.node] = junction
+            for operand in junction.key[1:]:
+                for place in places_of(operand) if operand is not None else ():
+                    self._num_uses[place] = self._num_uses.get(place, 0) + 1
+            index = len(self._junctions) - 1
+            junction.node.register_prehook(partial(self._on_node, self._passes, index))
+
+    def _learn(self, trace: Any) -> str:
+        plan = self.plan
+        assert plan is not None
+        outputs = [o for o in self._outputs if o.dim() and len(o) == plan.num_samples and o.is_floating_point()]
+        if not outputs:
+            shapes = ", ".join(str(tuple(output.shape)) for output in self._outputs) or "nothing"
+            return f"the model returned {shapes}, no tensor whose leading axis counts the {plan.num_samples} samples"
+        return self._tracer.learn(trace, outputs, plan.num_samples)
+
+    def _on_forward(self, module: nn.Module, args: Any, output: Any) -> None:
+        if self._passes is None:
+            return
+        tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.requires_grad]
+        self._outputs += tensors
+        assert self.plan is not None
+        if not self.plan.is_announced:
+            self.attach(tensors)
 
     def _hook_grads(self, on_grad: Callable[[int, Tensor], None]) -> None:
         """Hear the parameters' own gradients."""
-        for place, parameter in enumerate(self._parameters):
+        for place, parameter in enumerate(self._table.parameters):
             if parameter.requires_grad:  # it may have been frozen since
                 self._handles.append(parameter.register_hook(partial(on_grad, place)))
 
-    def _on_forward(self, layer: CoveredLayer, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        passes = self._passes
-        if passes is None or not output.requires_grad:
+    def _on_node(self, passes: object, index: int, grads: tuple[Tensor | None, ...]) -> None:
+        """Take the per-sample gradients at a junction."""
+        if passes is not self._passes or self.plan is None:
             return
-        activations = args[0] if args else None  # a layer called by keyword: `_problem` will say so
-        shape = output.shape
-
-        def on_grad(output_grads: Tensor) -> None:
-            if passes is self._passes:
-                grads = output_grads if output_grads.shape == shape else output_grads.view(shape)
-                self._on_output_grad(layer, activations, grads)
-
-        _memory_of(output).register_hook(on_grad)
-
-    def _on_output_grad(self, layer: CoveredLayer, activations: Tensor | None, output_grads: Tensor) -> None:
         heard = self._heard_now()
-        heard.problem = heard.problem or self._problem(layer, activations, heard)
-        if heard.problem or activations is None:
+        if heard.problem:
             return
-        device = output_grads.device.type
-        if torch.is_autocast_enabled(device):
-            heard.rounding = torch.finfo(torch.get_autocast_dtype(device)).eps
-        with _plain_arithmetic(output_grads):
-            sums = layer.formula.sqnorm_sums(layer.module, activations, output_grads)
-            grads = layer.formula.grad_sum(layer.module, activations, output_grads) if self._is_checked else {}
-        for name, place in layer.indices.items():  # without parameters that are not observed
-            if name in sums:
-                heard.sqnorm_sums[place] = sums[name]
-            if name in grads:
-                heard.grad_sums[place] = grads[name]
+        heard.problem = self._problem or self._take(list(self._junctions.values())[index], heard, grads)
 
-    def _problem(self, layer: CoveredLayer, activations: Tensor | None, heard: Heard) -> str:
-        """Why the layer's formula does not apply to this call, or an empty string."""
-        if activations is None:
-            return f'layer "{layer.name}" was called with keyword arguments only'
-        if activations.dim() < 2 or activations.shape[0] != self._num_samples:
-            return (
-                f'layer "{layer.name}" was given {tuple(activations.shape)}, whose leading axis does not count the '
-                f"{self._num_samples} samples"
-            )
-        if layer.first in heard.sqnorm_sums:
-            return f'layer "{layer.name}" was called more than once in a forward pass'
+    def _take(self, junction: Junction, heard: Heard, grads: tuple[Tensor | None, ...]) -> str:
+        """Take the per-sample gradients at a junction; why it cannot be done, or an empty string."""
+        plan = self.plan
+        assert plan is not None
+        first = next((grad for grad in grads if grad is not None), None)
+        if first is None:
+            return ""
+        heard.rounding = max(heard.rounding, torch.finfo(first.dtype).eps)
+        node, operands = junction.node, junction.node.next_functions
+        shapes = {place: operand_shape(*operands[place]) for place in junction.operands}
+        call = Call(node, grads, shapes, junction.layout, plan.num_samples, plan.count, self._group)
+        try:
+            with _plain_arithmetic(first):
+                for place, form in per_sample_gradients(call).items():
+                    child, output = operands[place]
+                    for owner, carried_form in carried(form, child, output, self._leaves, call).items():
+                        self._use(owner, carried_form, heard)
+        except UnknownOperationError as error:
+            name = self._table.names[min(places_of(junction.key))]
+            return f'parameter "{name}" has no per-sample gradients: {error}'
         return ""
+
+    def _use(self, place: int, form: PerSample, heard: Heard) -> None:
+        """Take in one use of a parameter, and settle the parameter with its last one."""
+        uses = heard.uses.setdefault(place, [])
+        uses.append(form)
+        if len(uses) == self._num_uses[place]:
+            self._settle(place, heard)
+
+    def _settle(self, place: int, heard: Heard) -> None:
+        """Compute what was asked for of one parameter."""
+        plan = self.plan
+        assert plan is not None
+        form = combined(heard.uses.pop(place))
+        heard.sqnorm_sums[place] = sqnorm_sum(form)
+        if plan.learn and plan.count == plan.num_samples:
+            heard.grad_sums[place] = weighted_sum(form, heard.sqnorm_sums[place].new_ones(plan.count))
+        if plan.second_moments:
+            heard.second_moments[place] = second_moment(form)
+        if plan.keep_forms:
+            heard.forms[place] = form
+
+    def _round_up(self, heard: Heard, plan: Plan) -> None:
+        """Settle what was used less often than the graph would have it, and what has one sample only."""
+        if plan.num_samples == 1:
+            for place, grad in heard.grads.items():
+                grad = grad.to_dense() if grad.is_sparse else grad
+                heard.uses[place] = [Dense(Rows(grad.reshape(1, -1).float() if grad.element_size() < 4 else grad.reshape(1, -1)), grad.shape)]
+        for place in list(heard.uses):
+            self._settle(place, heard)
+        for place in self._unknown:
+            grad = heard.grads.get(place)
+            if grad is None or bool(grad.any()):
+                heard.is_partial = True
+        heard.problem = heard.problem or self._problem
 
     def _heard_now(self) -> Heard:
         """What the pass that is running has said so far."""
@@ -208,21 +300,6 @@ def _plain_arithmetic(tensor: Tensor) -> AbstractContextManager[object]:
     stack.enter_context(torch.no_grad())
     stack.enter_context(torch.autocast(device, enabled=False))
     return stack
-
-
-def _memory_of(output: Tensor) -> Tensor:
-    """The output, or the tensor that it views as a whole.
-
-    An in-place activation on a view (as ``nn.Linear`` returns for sequences) cuts the view's own node out of the
-    graph, and a hook on it would never fire; the node of the tensor behind the view stays.
-
-    Returns:
-        The tensor whose gradient is the output's, up to its shape.
-    """
-    base = output._base
-    if base is None or not base.requires_grad or base.numel() != output.numel():
-        return output
-    return base if base.is_contiguous() and output.is_contiguous() else output
 
 
 def sqnorm(tensor: Tensor) -> Tensor:

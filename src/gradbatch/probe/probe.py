@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from gradbatch._types import QUANTITIES, Statistics
 from gradbatch.errors import InvalidInputError, MeasurementError, UnsupportedLayerError
 from gradbatch.probe.check import disagreement
-from gradbatch.probe.coverage import covered_layers, parameter_table, why_not_covered
-from gradbatch.probe.hooks import Heard, Listener
+from gradbatch.probe.coverage import parameter_table, why_mixed
+from gradbatch.probe.hooks import Heard, Listener, Plan
 from gradbatch.probe.summary import Sums, summarise
 
 __all__ = ["Estimator", "Measurement", "Probe"]
@@ -22,7 +22,7 @@ Estimator = Literal["auto", "layers", "chunks"]
 MIN_CHUNKS = 4
 """Pieces that `chunks` wants of a batch: the relative error of a variance between k pieces falls with k."""
 
-_MEASURED = frozenset({"grad_sqnorm", "sample_sqnorm", "grad_variance", "noise_scale", "layers", "groups"})
+_MEASURED = frozenset(QUANTITIES) | {"layers", "groups"}
 
 _logger = logging.getLogger("gradbatch")
 
@@ -75,22 +75,21 @@ class Probe:
         *,
         estimator: Estimator = "auto",
         groups: Sequence[Sequence[nn.Parameter]] | None = None,
+        sample_fraction: float = 1.0,
     ) -> None:
         self._quantities = _checked(quantities)
         if estimator not in get_args(Estimator):
             raise InvalidInputError(f'`estimator` must be "auto", "layers" or "chunks", got {estimator!r}')
         self._table = parameter_table(model, groups)
-        self._layers = covered_layers(model, self._table)
         self._is_free = estimator == "auto"
         self._num_measured = 0
         self._next_check = 1  # at measurements 1, 2, 4, 8, ...: soon, and for ever at no cost
+        self._fraction = sample_fraction
         self.estimator: Literal["layers", "chunks"] = "chunks" if estimator == "chunks" else "layers"
-        if self.estimator == "layers" and (reason := why_not_covered(model, self._table, self._layers)):
+        if self.estimator == "layers" and (reason := why_mixed(model)):
             self._fall_back(reason)
-        elif self._is_free:
-            _logger.info("gradient statistics by layers: every trainable parameter has a closed form")
         self._sums = Sums()
-        self._listener = Listener(self._layers, self._table.parameters)
+        self._listener = Listener(model, self._table)
         self._open: Measurement | None = None
 
     @property
@@ -114,13 +113,17 @@ class Probe:
         """
         self._quantities = _checked(quantities)
 
-    def measure(self, *, num_samples: int, loss_scale: float = 1.0, keep_gradient: bool = True) -> "Measurement":
+    def measure(
+        self, *, num_samples: int, loss_scale: float = 1.0, weight: float | None = None, keep_gradient: bool = True
+    ) -> "Measurement":
         """Listen to one forward and backward pass.
 
         Args:
             num_samples: Samples that go through it, along the leading axis of what the layers are given.
             loss_scale: Factor on the mean loss of these samples that was applied before backward, as n/B when
                 gradients are accumulated.
+            weight: What the loss is a mean over, where that is not the samples: the number of tokens, say. Passes
+                count by it in the mean over the batch.
             keep_gradient: Keep a sum of the gradient for `read`. Without it `read` must be given the gradient.
 
         Returns:
@@ -136,13 +139,14 @@ class Probe:
             )
         if self._open is not None:
             raise MeasurementError("a measurement is still open: leave its `with` block before the next one")
-        return Measurement(self, num_samples, loss_scale, keep_gradient)
+        return Measurement(self, num_samples, loss_scale, num_samples if weight is None else weight, keep_gradient)
 
     def read(
         self,
         *,
         loss: Tensor | float = math.nan,
         gradient: Sequence[Tensor | None] | None = None,
+        momenta: Sequence[Tensor | None] = (),
         reset: bool = True,
     ) -> Statistics:
         """The statistics of all measurements since the last `read`.
@@ -151,6 +155,8 @@ class Probe:
             loss: Mean loss over the samples, if the statistics shall carry it.
             gradient: The mean gradient over all the samples, one tensor for each of `parameters`, where the
                 caller accumulated it; by default the probe's own sum.
+            momenta: What momentum carries over to the coming update, one tensor for each of `parameters`, for
+                ``momentum_projection``.
             reset: Start anew after this. Without it, the next measurements join these.
 
         Returns:
@@ -170,7 +176,7 @@ class Probe:
             )
         if gradient is None:
             gradient = sums.mean_gradient(len(self.parameters))
-        statistics = summarise(sums, gradient, loss, self._table, self._quantities)
+        statistics = summarise(sums, gradient, loss, self._table, self._quantities, momenta)
         if sums.is_contradicted:
             _logger.warning(
                 "this batch's mean gradient is longer than its samples' gradients can make it, so something else was "
@@ -183,43 +189,61 @@ class Probe:
         """Forget what was measured since the last `read`."""
         self._sums = Sums()
 
-    def detach(self) -> None:
-        """Take off the hooks that stay between the measurements of a loop (`Measurement.begin`)."""
-        self._listener.detach()
-
-    def _listen(self, measurement: "Measurement", *, mark_own: bool) -> Listener:
+    def _listen(self, measurement: "Measurement", *, is_announced: bool) -> Listener:
         """Begin to hear what this measurement needs."""
         by_layers = self.estimator == "layers"
-        check = by_layers and self._num_measured + 1 >= self._next_check
-        keep_grads = check or measurement.keep_gradient
+        learn = by_layers and measurement.num_samples > 1 and self._num_measured + 1 >= self._next_check
+        samples = measurement.num_samples
         self._listener.begin(
-            measurement.num_samples, by_layers=by_layers, check=check, keep_grads=keep_grads, mark_own=mark_own
+            Plan(
+                num_samples=samples,
+                count=samples if learn else max(1, math.ceil(self._fraction * samples)),
+                by_layers=by_layers,
+                learn=learn,
+                keep_grads=learn or measurement.keep_gradient,
+                second_moments="diagonal_projection_variance" in self._quantities,
+                keep_forms="projection_variance" in self._quantities,
+                is_announced=is_announced,
+            )
         )
         self._open = measurement
         return self._listener
 
-    def _absorb(self, measurement: "Measurement", heard: Heard) -> None:
+    def _absorb(self, measurement: "Measurement", heard: Heard, plan: Plan) -> None:
         """Add what a pass said to the sums."""
-        samples, scale = measurement.num_samples, measurement.loss_scale
-        by_chunks = self.estimator == "chunks"
         problem = heard.problem
-        if not by_chunks and self._num_measured + 1 >= self._next_check:
-            found = disagreement(heard, self._table, samples)
+        if plan.learn:
+            found = disagreement(heard, self._table, plan.num_samples)
             if found is not None:  # else something was not finite, and the next measurement is checked instead
                 self._next_check = 2 * (self._num_measured + 1)
             problem = problem or found
         self._num_measured += 1
-        if not by_chunks and not problem and not heard.sqnorm_sums:
-            problem = "no layer was heard in a backward pass"
+        if plan.by_layers and not problem and not heard.sqnorm_sums:
+            problem = "no parameter was seen in a backward pass; is it the model given here that was called?"
         if problem:
             self._fall_back(problem)
+        elif heard.is_partial:
+            self._next_check = 0
+        sums, weight = self._sums, measurement.weight
         # A batch whose passes were not all heard in one way has no second moment.
-        self._sums.is_complete &= not problem and (self._sums.num_passes == 0 or by_chunks == self._sums.by_chunks)
-        self._sums.by_chunks = by_chunks
-        factor = samples / scale**2 if by_chunks else (samples / scale) ** 2
-        self._sums.add(heard.sqnorm_sums, factor, samples)
+        is_alike = sums.num_passes == 0 or plan.by_layers != sums.by_chunks
+        sums.is_complete &= not problem and not heard.is_partial and is_alike
+        sums.by_chunks = not plan.by_layers
+        sums.num_samples += plan.num_samples
+        sums.num_counted += plan.count
+        sums.weight += weight
+        sums.num_passes += 1
+        per_unit = weight / measurement.loss_scale  # what turns a gradient that was heard into a sample's
+        if not plan.by_layers:
+            sums.add(heard.sqnorm_sums, weight / measurement.loss_scale**2)
+        else:
+            share = plan.num_samples / plan.count
+            sums.add(heard.sqnorm_sums, per_unit**2 * share)
+            sums.add_second_moments(heard.second_moments, per_unit**2 * share)
+            if heard.forms:
+                sums.forms.append((heard.forms, per_unit))
         if measurement.keep_gradient:
-            self._sums.add_gradient(heard.grads, samples / scale)
+            sums.add_gradient(heard.grads, per_unit)
 
     def _fall_back(self, reason: str) -> None:
         """Go over to `chunks` for good, and say why; or refuse, where the user asked for `layers`."""
@@ -234,37 +258,43 @@ class Probe:
 class Measurement:
     """The context of one measured pass; see `Probe.measure`."""
 
-    def __init__(self, probe: Probe, num_samples: int, loss_scale: float, keep_gradient: bool) -> None:
+    def __init__(
+        self, probe: Probe, num_samples: int, loss_scale: float, weight: float, keep_gradient: bool
+    ) -> None:
         self._probe = probe
         self.num_samples = num_samples
         self.loss_scale = loss_scale
+        self.weight = weight
         self.keep_gradient = keep_gradient
         self._listener: Listener | None = None
         self._is_announced = False
 
     def __enter__(self) -> "Measurement":
         """Listen to the one pass that accumulates gradients, whoever calls it."""
-        self._listener = self._probe._listen(self, mark_own=True)
+        self._listener = self._probe._listen(self, is_announced=False)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._probe.detach()
         self.close(failed=kind is not None)
 
     def begin(self) -> None:
-        """Listen to the pass that `backward` will make, in a loop that ends in `Probe.detach`."""
-        self._listener = self._probe._listen(self, mark_own=False)
+        """Listen to the pass that `backward` will make."""
+        self._listener = self._probe._listen(self, is_announced=True)
 
-    def backward(self, loss: Tensor) -> None:
+    def backward(self, loss: Tensor, *, loss_scale: float | None = None, weight: float | None = None) -> None:
         """Send the loss of what was heard backward."""
-        assert self._listener is not None
-        self._is_announced = self._listener.is_own = True
+        listener = self._listener
+        assert listener is not None
+        self.loss_scale = self.loss_scale if loss_scale is None else loss_scale
+        self.weight = self.weight if weight is None else weight
+        listener.attach([loss])
+        self._is_announced = listener.is_own = True
         try:
             loss.backward()
         finally:
-            self._listener.is_own = False
+            listener.is_own = False
 
     def close(self, *, failed: bool = False) -> None:
         """End the measurement, once; after a failure nothing enters the sums."""
@@ -272,8 +302,9 @@ class Measurement:
         if listener is None:
             return
         self._probe._open = None
+        plan = listener.plan
         own = listener.end()
-        if failed:
+        if failed or plan is None:
             return
         if len(own) > 1:
             raise MeasurementError(
@@ -281,9 +312,9 @@ class Measurement:
                 "one: call backward once, on the sum of the losses"
             )
         if own:
-            self._probe._absorb(self, own[0])
+            self._probe._absorb(self, own[0], plan)
         elif self._is_announced:
-            self._probe._absorb(self, Heard(accumulates=True))  # a pass in which no layer was heard
+            self._probe._absorb(self, Heard(accumulates=True), plan)  # a pass in which nothing was heard
 
 
 def _checked(quantities: Iterable[str]) -> frozenset[str]:
@@ -295,6 +326,5 @@ def _checked(quantities: Iterable[str]) -> frozenset[str]:
         )
     if unknown := sorted(names - _MEASURED):
         known = sorted(_MEASURED)
-        what = "not measured yet" if unknown[0] in QUANTITIES else "unknown"
-        raise InvalidInputError(f'quantity "{unknown[0]}" is {what}: choose from {", ".join(known)}')
+        raise InvalidInputError(f'quantity "{unknown[0]}" is unknown: choose from {", ".join(known)}')
     return names

@@ -1,9 +1,8 @@
 """From sums over passes to `Statistics`: by layer, by parameter group, in total."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import mul
 from typing import Any
 
 import torch
@@ -12,7 +11,8 @@ from torch import Tensor
 from gradbatch import estimators
 from gradbatch._types import LayerStatistics, Statistics
 from gradbatch.probe.coverage import ParameterTable
-from gradbatch.probe.hooks import sqnorm
+from gradbatch.probe.forms import PerSample
+from gradbatch.probe.moments import projections
 
 __all__ = ["Sums", "summarise"]
 
@@ -26,11 +26,15 @@ class Sums:
 
     Attributes:
         num_samples: Samples $B$ so far.
+        num_counted: Samples whose own gradients were looked at.
+        weight: What the mean over the batch is a mean over: the samples, or what they were weighted by.
         num_passes: Passes $J$ so far.
         values: Squared norms heard, one for every parameter of every pass.
         places: The parameter that each belongs to.
         factors: The factor that turns each into its share of $\sum_i\|g_i\|^2$ (``layers``) or of
             $\sum_j n_j\|\bar g_j\|^2$ (``chunks``).
+        second_moments: Elementwise $\sum_i g_i\circ g_i$ by parameter, where asked for.
+        forms: Each pass's per-sample gradients by parameter, and the factor to them, where they are kept.
         gradient_sum: $\sum_i g_i$ by parameter, where the probe keeps it.
         is_complete: False once a pass was heard whose second moment cannot be had.
         is_contradicted: Whether the mean gradient turned out longer than the samples' gradients allow.
@@ -38,33 +42,42 @@ class Sums:
     """
 
     num_samples: int = 0
+    num_counted: int = 0
+    weight: float = 0.0
     num_passes: int = 0
     values: list[Tensor] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
     factors: list[float] = field(default_factory=list)
+    second_moments: dict[int, Tensor] = field(default_factory=dict)
+    forms: list[tuple[Mapping[int, PerSample], float]] = field(default_factory=list)
     gradient_sum: dict[int, Tensor] = field(default_factory=dict)
     is_complete: bool = True
     is_contradicted: bool = False
     by_chunks: bool = False
 
-    def add(self, values: Mapping[int, Tensor], factor: float, num_samples: int) -> None:
-        """Add the squared norms of one more pass of ``num_samples`` samples."""
-        self.num_samples += num_samples
-        self.num_passes += 1
+    def add(self, values: Mapping[int, Tensor], factor: float) -> None:
+        """Add the squared norms of one more pass, times what makes them shares."""
         self.values += values.values()
         self.places += values
         self.factors += [factor] * len(values)
 
+    def add_second_moments(self, moments: Mapping[int, Tensor], factor: float) -> None:
+        """Add one more pass's elementwise second moments, times what makes them those of samples' gradients."""
+        _add_up(self.second_moments, moments, factor)
+
     def add_gradient(self, grads: Mapping[int, Tensor], factor: float) -> None:
         """Add one more pass's gradient, times what turns it into a sum over samples."""
-        for place, grad in grads.items():
-            total = self.gradient_sum.get(place)
-            self.gradient_sum[place] = grad * factor if total is None else total.add_(grad, alpha=factor)
+        _add_up(self.gradient_sum, grads, factor)
 
     def mean_gradient(self, num_parameters: int) -> list[Tensor | None]:
         """The mean gradient by parameter, from the probe's own sum."""
         grads = [self.gradient_sum.get(place) for place in range(num_parameters)]
-        return [None if grad is None else grad / self.num_samples for grad in grads]
+        return [None if grad is None else grad / self.weight for grad in grads]
+
+    @property
+    def per_sample(self) -> float:
+        """Factor on a gradient of unit weight that makes it a sample's: the mean over samples is to be the mean."""
+        return self.num_samples / self.weight
 
     def sample_sqnorm(self, total: float, grad_sqnorm: float) -> float | None:
         r"""The second moment $\frac1B\sum_i\|g_i\|^2$ of some parameters.
@@ -83,8 +96,33 @@ class Sums:
         if not self.is_complete or (self.by_chunks and passes < 2):
             return None
         if not self.by_chunks:
-            return total / size
-        return grad_sqnorm + (size - 1) / size * (total - size * grad_sqnorm) / (passes - 1)
+            return total * self.per_sample**2 / size
+        spread = (total - self.weight * grad_sqnorm) * self.per_sample
+        return grad_sqnorm + (size - 1) / size * spread / (passes - 1)
+
+
+def _add_up(totals: dict[int, Tensor], values: Mapping[int, Tensor], factor: float) -> None:
+    """Add tensors times a factor to running totals."""
+    for place, value in values.items():
+        total = totals.get(place)
+        totals[place] = value * factor if total is None else total.add_(value, alpha=factor)
+
+
+@dataclass(frozen=True, slots=True)
+class _Partition:
+    """A way to cut the parameters into parts.
+
+    Attributes:
+        keys: The parts, in order.
+        owners: The part to which each parameter belongs.
+    """
+
+    keys: Sequence[Any]
+    owners: Sequence[Any]
+
+
+_Shares = dict[str, dict[int, float]]
+"""By kind and place: shares of sums over parameters, such as those of the squared norm of the gradient."""
 
 
 def summarise(
@@ -93,8 +131,9 @@ def summarise(
     loss: Tensor | float,
     table: ParameterTable,
     quantities: frozenset[str],
+    momenta: Sequence[Tensor | None] = (),
 ) -> Statistics:
-    """The statistics behind the sums, with the one copy from device to host.
+    r"""The statistics behind the sums, with the one copy from device to host.
 
     Args:
         sums: What the passes add up to.
@@ -102,54 +141,159 @@ def summarise(
         loss: Mean loss over the samples.
         table: The parameters.
         quantities: What was asked for.
+        momenta: What momentum carries over to the update, $\rho\,b$ by parameter, for ``momentum_projection``.
 
     Returns:
         The statistics, with ``None`` for what was not asked for and for what the passes cannot give.
     """
-    grad_places = [place for place, grad in enumerate(gradient) if grad is not None]
-    grads = [sqnorm(grad) for grad in gradient if grad is not None]
-    loss_value, *numbers = _to_host([torch.as_tensor(loss), *grads, *sums.values])
-    grad_shares = numbers[: len(grads)]
-    shares = list(map(mul, sums.factors, numbers[len(grads) :]))
-    # The mean of squares is never below the square of the mean, but for rounding of the gradients themselves.
-    if not sums.by_chunks and math.fsum(grad_shares) > (1 + _ROUNDING) * math.fsum(shares) / sums.num_samples:
+    partitions = {"total": _Partition([None], [None] * len(table.names))}
+    if "layers" in quantities:
+        partitions["layers"] = _Partition(list(dict.fromkeys(table.layers)), table.layers)
+    if "groups" in quantities:
+        partitions["groups"] = _Partition(range(table.num_groups), table.groups)
+    spreads: list[Tensor] = []
+    if "projection_variance" in quantities and sums.forms and sums.num_counted > 1:
+        of_samples = _projections(sums, gradient)
+        spreads = [spread for cut in partitions.values() for spread in _spreads(of_samples, cut)]
+    loss_value, shares, host_spreads = _on_host(sums, gradient, momenta, loss, quantities, spreads)
+    if not sums.by_chunks and sums.num_counted == sums.num_samples and _is_contradicted(sums, shares):
         sums.is_contradicted, sums.is_complete = True, False
-
-    def parts(owners: Sequence[Any], keys: Iterable[Any]) -> dict[Any, LayerStatistics]:
-        """The same for each owner of parameters: a layer, or a group, even an empty one."""
-        of_key = {key: ([0.0], [0.0]) for key in keys}
-        for place, share in zip(grad_places, grad_shares, strict=True):
-            of_key[owners[place]][0].append(share)
-        for place, share in zip(sums.places, shares, strict=True):
-            of_key[owners[place]][1].append(share)
-        return {
-            key: LayerStatistics(num_samples=sums.num_samples, **_asked(sums, *own, quantities))
-            for key, own in of_key.items()
-        }
-
+    rest = iter(host_spreads)
+    parts = {name: _parts(sums, shares, cut, rest, quantities) for name, cut in partitions.items()}
     return Statistics(
-        num_samples=sums.num_samples,
         loss=loss_value,
-        layers=parts(table.layers, table.layers) if "layers" in quantities else None,
-        groups=tuple(parts(table.groups, range(table.num_groups)).values()) if "groups" in quantities else None,
-        **_asked(sums, grad_shares, shares, quantities),
+        layers=_statistics(sums, parts["layers"]) if "layers" in parts else None,
+        groups=tuple(_statistics(sums, parts["groups"]).values()) if "groups" in parts else None,
+        num_samples=sums.num_samples,
+        **parts["total"][None],
     )
 
 
+def _statistics(sums: Sums, parts: Mapping[Any, Mapping[str, Any]]) -> dict[Any, LayerStatistics]:
+    """Statistics of parts, from their quantities."""
+    return {key: LayerStatistics(num_samples=sums.num_samples, **values) for key, values in parts.items()}
+
+
+def _on_host(
+    sums: Sums,
+    gradient: Sequence[Tensor | None],
+    momenta: Sequence[Tensor | None],
+    loss: Tensor | float,
+    quantities: frozenset[str],
+    spreads: Sequence[Tensor],
+) -> tuple[float, _Shares, list[float]]:
+    """The loss, the shares and the spreads as numbers: the one point at which the host waits for the device."""
+    grads = {place: grad for place, grad in enumerate(gradient) if grad is not None}
+    norms = _norms(list(grads.values()))
+    diagonal = _diagonal(sums, grads) if "diagonal_projection_variance" in quantities else {}
+    dots = _dots(grads, momenta) if "momentum_projection" in quantities else {}
+    tensors = [torch.as_tensor(loss), *norms, *sums.values, *diagonal.values(), *dots.values(), *spreads]
+    numbers = iter(_to_host(tensors))
+    loss_value = next(numbers)
+    shares: _Shares = {"grad": {place: next(numbers) ** 2 for place in grads}, "sample": {}}
+    for place, factor in zip(sums.places, sums.factors, strict=True):
+        shares["sample"][place] = shares["sample"].get(place, 0.0) + next(numbers) * factor
+    shares["diagonal"] = {place: next(numbers) for place in diagonal}
+    shares["momentum"] = {place: next(numbers) for place in dots}
+    return loss_value, shares, list(numbers)
+
+
+def _norms(grads: list[Tensor]) -> Sequence[Tensor]:
+    """Norms of the gradients, 0-dim, in at least single precision."""
+    grads = [grad.coalesce().values() if grad.is_sparse else grad for grad in grads]
+    is_half = any(grad.dtype in (torch.float16, torch.bfloat16) for grad in grads)
+    return torch._foreach_norm(grads, dtype=torch.float32 if is_half else None) if grads else []
+
+
+def _diagonal(sums: Sums, grads: Mapping[int, Tensor]) -> dict[int, Tensor]:
+    r"""Shares of $\sum_d\bar g_d^2\operatorname{var}_d$, with unbiased variances."""
+    size, shares = sums.num_samples, {}
+    if size < 2 or not sums.is_complete:
+        return shares
+    for place, moment in sums.second_moments.items():
+        if place in grads:
+            squares = grads[place].to(moment.dtype).square()
+            variances = (moment * (sums.per_sample**2 / size) - squares) * (size / (size - 1))
+            shares[place] = (squares * variances).sum()
+    return shares
+
+
+def _dots(grads: Mapping[int, Tensor], others: Sequence[Tensor | None]) -> dict[int, Tensor]:
+    """Inner products of the gradient with other vectors, by parameter."""
+    pairs = {place: other for place, other in enumerate(others) if other is not None and place in grads}
+    return {place: torch.sum(grads[place] * other) for place, other in pairs.items()}
+
+
+def _projections(sums: Sums, gradient: Sequence[Tensor | None]) -> dict[int, Tensor]:
+    r"""$g_i\cdot\bar g$ of every sample that was looked at, by parameter."""
+    found: dict[int, list[Tensor]] = {}
+    for forms, factor in sums.forms:
+        for place, form in forms.items():
+            grad = gradient[place]
+            if grad is not None:
+                found.setdefault(place, []).append(projections(form, _like(form, grad)) * (factor * sums.per_sample))
+    return {place: torch.cat(parts) for place, parts in found.items()}
+
+
+def _like(form: PerSample, grad: Tensor) -> Tensor:
+    """A gradient in the type of a form's own."""
+    grad = grad.to_dense() if grad.is_sparse else grad
+    floating = [tensor for tensor in form.held() if tensor.is_floating_point()]
+    return grad.to(floating[0].dtype)
+
+
+def _spreads(of_samples: Mapping[int, Tensor], cut: _Partition) -> list[Tensor]:
+    """Unbiased variance over the samples of each part's projections."""
+    totals: dict[Any, Tensor] = {}
+    for place, values in of_samples.items():
+        key = cut.owners[place]
+        totals[key] = totals[key] + values if key in totals else values
+    zero = next(iter(of_samples.values())).new_zeros(())
+    return [totals[key].double().var() if key in totals else zero for key in cut.keys]
+
+
+def _is_contradicted(sums: Sums, shares: _Shares) -> bool:
+    """Whether the square of the mean exceeds the mean of squares, but for rounding of the gradients themselves."""
+    mean_square = math.fsum(shares["sample"].values()) * sums.per_sample**2 / sums.num_samples
+    return math.fsum(shares["grad"].values()) > (1 + _ROUNDING) * mean_square
+
+
+def _parts(
+    sums: Sums, shares: _Shares, cut: _Partition, spreads: Iterator[float], quantities: frozenset[str]
+) -> dict[Any, dict[str, Any]]:
+    """The quantities of each part."""
+    totals: dict[Any, dict[str, list[float]]] = {key: {kind: [] for kind in shares} for key in cut.keys}
+    for kind, of_kind in shares.items():
+        for place, share in of_kind.items():
+            totals[cut.owners[place]][kind].append(share)
+    return {
+        key: _asked(sums, {kind: math.fsum(values) for kind, values in own.items()}, next(spreads, None), quantities)
+        for key, own in totals.items()
+    }
+
+
 def _asked(
-    sums: Sums, grad_shares: Iterable[float], shares: Iterable[float], quantities: frozenset[str]
-) -> dict[str, Any]:
-    """The quantities that were asked for and can be had, of the parameters with these shares."""
-    grad_sqnorm = math.fsum(grad_shares)
-    sample_sqnorm = sums.sample_sqnorm(math.fsum(shares), grad_sqnorm)
+    sums: Sums, totals: Mapping[str, float], spread: float | None, quantities: frozenset[str]
+) -> dict[str, float | None]:
+    """The quantities that were asked for and can be had, of the parameters with these totals."""
+    grad_sqnorm = totals["grad"]
+    sample_sqnorm = sums.sample_sqnorm(totals["sample"], grad_sqnorm)
     values: dict[str, float | None] = {}
     if "grad_sqnorm" in quantities:
         values["grad_sqnorm"] = grad_sqnorm
     if "sample_sqnorm" in quantities:
         values["sample_sqnorm"] = sample_sqnorm
-    if sums.num_samples > 1 and sample_sqnorm is not None and not quantities.isdisjoint(_DERIVED):
+    if "momentum_projection" in quantities:
+        values["momentum_projection"] = grad_sqnorm + totals["momentum"]
+    if sums.num_samples < 2 or sample_sqnorm is None:
+        return values
+    if not quantities.isdisjoint(_DERIVED):
         moments = LayerStatistics(num_samples=sums.num_samples, grad_sqnorm=grad_sqnorm, sample_sqnorm=sample_sqnorm)
         values |= {name: formula(moments) for name, formula in _DERIVED.items() if name in quantities}
+    if "projection_variance" in quantities:
+        values["projection_variance"] = spread
+    if "diagonal_projection_variance" in quantities and sums.second_moments:
+        values["diagonal_projection_variance"] = totals["diagonal"]
     return values
 
 
@@ -163,4 +307,4 @@ def _to_host(numbers: Sequence[Tensor]) -> list[float]:
     """The values of 0-dim tensors, in one copy from a device."""
     if numbers[-1].device.type == "cpu":  # nothing to copy, and nothing gained by packing
         return [number.item() for number in numbers]
-    return torch.stack([number.detach().to(numbers[-1].device) for number in numbers]).tolist()
+    return torch.stack([number.detach().to(numbers[-1].device, torch.float64) for number in numbers]).tolist()

@@ -1,0 +1,158 @@
+"""From a tensor that no sample enters, such as a transposed or a normalised weight, back to the parameters behind it."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, Node
+
+from gradbatch.probe.forms import Dense, Lookup, Mapped, Outer, OuterSum, PerSample, Rearranged
+from gradbatch.probe.operations import Call
+
+__all__ = ["LEAF", "carried", "operand_shape"]
+
+LEAF = "torch::autograd::AccumulateGrad"
+"""Name of the nodes behind which the parameters are."""
+
+
+def operand_shape(node: Node, index: int) -> torch.Size:
+    """Shape of a node's output, or of the parameter itself at a leaf."""
+    return node.variable.shape if node.name() == LEAF else node._input_metadata[index].shape
+
+
+def carried(form: PerSample, node: Node, index: int, places: Mapping[Node, int], call: Call) -> dict[int, PerSample]:
+    """Per-sample gradients of parameters, from those of a tensor that was computed from parameters alone.
+
+    Args:
+        form: The gradients of the tensor.
+        node: The node of which the tensor is an output, or a leaf.
+        index: Which of its outputs.
+        places: The parameters' leaves, and their places.
+        call: The operation in which the tensor met the samples.
+
+    Returns:
+        The gradients of each parameter, by its place.
+    """
+    while node not in places:
+        view = _VIEWS.get(node.name())
+        if view is None:
+            return _mapped(form, GradientEdge(node, index), places)
+        child, child_index = node.next_functions[0]
+        assert child is not None
+        form = view(form, node, operand_shape(child, child_index), call)
+        node, index = child, child_index
+    return {places[node]: form}
+
+
+def _mapped(form: PerSample, edge: GradientEdge, places: Mapping[Node, int]) -> dict[int, PerSample]:
+    """The gradients sent on by autograd itself, a batch of them at a time."""
+    forms: dict[int, PerSample] = {}
+    for leaf in _leaves(edge.node, places):
+
+        def push(grads: Tensor, leaf: Node = leaf) -> Tensor:
+            (pushed,) = torch.autograd.grad(
+                [edge], [GradientEdge(leaf, 0)], [grads], retain_graph=True, is_grads_batched=True
+            )
+            return pushed
+
+        forms[places[leaf]] = Mapped(form, leaf.variable.shape, push)
+    return forms
+
+
+def _leaves(root: Node, places: Mapping[Node, int]) -> list[Node]:
+    """The parameters' leaves below a node."""
+    found, seen, stack = [], {root}, [root]
+    while stack:
+        node = stack.pop()
+        if node in places:
+            found.append(node)
+        for child, _ in node.next_functions:
+            if child is not None and child not in seen:
+                seen.add(child)
+                stack.append(child)
+    return found
+
+
+View = Callable[[PerSample, Node, torch.Size, Call], PerSample]
+"""``(gradients of the view, its node, shape of what it views, call) -> gradients of what it views``."""
+
+
+def _same(form: PerSample, node: Node, shape: torch.Size, call: Call) -> PerSample:
+    """A copy, perhaps in another type."""
+    return form
+
+
+def _transposed(form: PerSample, node: Node, shape: torch.Size, call: Call) -> PerSample:
+    """A matrix transposed: an outer product changes its sides."""
+    if isinstance(form, Outer):
+        return Outer(form.right, form.left)
+    if isinstance(form, OuterSum) and form.left.shape[1] == 1 and len(form.shape) == 2:
+        return OuterSum(form.right, form.left, shape)
+    return Rearranged(form, shape, lambda grads: grads.mT, lambda tensor: tensor.mT)
+
+
+def _axes_exchanged(form: PerSample, node: Node, shape: torch.Size, call: Call) -> PerSample:
+    """Two axes exchanged; saved numbers have lost their sign."""
+    count = len(shape)
+    first, second = (_signed(axis) % count for axis in (node._saved_dim0, node._saved_dim1))
+    if count == 2 and first != second:
+        return _transposed(form, node, shape, call)
+    return Rearranged(
+        form,
+        shape,
+        lambda grads: grads.transpose(first + 1, second + 1),
+        lambda tensor: tensor.transpose(first, second),
+    )
+
+
+def _permuted(form: PerSample, node: Node, shape: torch.Size, call: Call) -> PerSample:
+    """Axes in another order."""
+    order = [_signed(axis) % len(shape) for axis in node._saved_dims]
+    back = [0, *(order.index(axis) + 1 for axis in range(len(order)))]
+    return Rearranged(form, shape, lambda grads: grads.permute(back), lambda tensor: tensor.permute(order))
+
+
+def _reshaped(form: PerSample, node: Node, shape: torch.Size, call: Call) -> PerSample:
+    """The same numbers in the same order, in another shape."""
+    if isinstance(form, Dense):
+        return Dense(form.rows, shape)
+    if isinstance(form, OuterSum):
+        return OuterSum(form.left, form.right, shape)
+    view = form.shape
+    return Rearranged(form, shape, lambda grads: grads.reshape(-1, *shape), lambda tensor: tensor.reshape(view))
+
+
+def _looked_up(form: PerSample, node: Node, shape: torch.Size, call: Call) -> PerSample:
+    """Rows of a table that are the same for every sample (learned positions)."""
+    with call.group:
+        ids, padding = node._saved_indices.reshape(1, -1), node._saved_padding_idx
+    right = form.piece(0, form.num_samples).reshape(form.num_samples, ids.shape[1], -1)
+    if 0 <= padding < shape[0]:
+        right = right.masked_fill((ids == padding)[..., None], 0)
+    return Lookup(ids.expand(form.num_samples, -1), right, shape)
+
+
+def _signed(number: int) -> int:
+    """A 64-bit number that autograd shows without its sign."""
+    return number - 2**64 if number >= 2**63 else number
+
+
+_VIEWS: dict[str, View] = {
+    "TBackward0": _transposed,
+    "TransposeBackward0": _axes_exchanged,
+    "PermuteBackward0": _permuted,
+    "EmbeddingBackward0": _looked_up,
+    **dict.fromkeys(["ToCopyBackward0", "CloneBackward0", "AliasBackward0"], _same),
+    **dict.fromkeys(
+        [
+            "ViewBackward0",
+            "UnsafeViewBackward0",
+            "ReshapeAliasBackward0",
+            "UnsqueezeBackward0",
+            "SqueezeBackward0",
+            "SqueezeBackward1",
+            "SqueezeBackward2",
+        ],
+        _reshaped,
+    ),
+}

@@ -1,0 +1,246 @@
+"""Where the parameters meet the samples in autograd's graph.
+
+A node is *free* of samples if it is computed from parameters (and constants) alone: a leaf, a transposed weight, a
+normalised one. A *junction* is a node that is not free and has a free operand: there, and only there, a parameter's
+gradient comes apart by samples. Every use of every parameter ends in a junction, wherever in the program it stands,
+so that weights that are tied, shared, or used outside of their layer need no care of their own.
+
+Which of the nodes above parameters are free, and how the samples lie in a junction, is learned in a masked pass (see
+`gradbatch.probe.layout`) and remembered by what the node looks like from below: its name, and those of its operands.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, Node
+
+from gradbatch.probe.chains import LEAF
+from gradbatch.probe.coverage import ParameterTable
+from gradbatch.probe.layout import Finding, Layout, Mixed, Silent, find_layout
+
+__all__ = ["Junction", "Trace", "Tracer", "places_of"]
+
+Key = int | tuple[Any, ...]
+"""What a node looks like from below: its place for a leaf, else its name and the keys of its operands."""
+
+FREE = object()
+"""In place of a layout: the node is free of samples."""
+
+
+@dataclass(eq=False, slots=True)
+class Junction:
+    """A node in which parameters meet samples.
+
+    Attributes:
+        node: The node.
+        layout: How the samples lie in its first output.
+        operands: Places of its free operands among all.
+    """
+
+    node: Node
+    key: Key
+    layout: Layout
+    operands: list[int]
+
+
+@dataclass(eq=False, slots=True)
+class Trace:
+    """What a walk through the graph came upon.
+
+    Attributes:
+        nodes: The key of each free node and ``None`` for the others; operands come before what is made of them.
+        leaves: The parameters' leaves, and their places.
+        junctions: The junctions.
+        unknown: Nodes with free operands of which nothing was learned yet.
+    """
+
+    nodes: dict[Node, Key | None] = field(default_factory=dict)
+    leaves: dict[Node, int] = field(default_factory=dict)
+    junctions: list[Junction] = field(default_factory=list)
+    unknown: list[tuple[Node, Key]] = field(default_factory=list)
+
+
+class Tracer:
+    """Walks through graphs, and remembers what was learned of their nodes.
+
+    Args:
+        table: The parameters.
+    """
+
+    def __init__(self, table: ParameterTable) -> None:
+        self._table = table
+        self._places = {id(parameter): place for place, parameter in enumerate(table.parameters)}
+        self._learned: dict[Key, Layout | object] = {}
+
+    def trace(self, roots: Sequence[Node]) -> Trace:
+        """Find the junctions below some nodes, by what was learned."""
+        trace = Trace()
+        for node, operands in _operands_first(roots, trace.nodes):
+            trace.nodes[node] = self._key(node, operands, trace)
+        return trace
+
+    def _key(self, node: Node, operands: Sequence[tuple[Node | None, int]], trace: Trace) -> Key | None:
+        """The node's key if it is free of samples; else take it down if it is a junction."""
+        if not operands:
+            place = self._places.get(id(node.variable)) if node.name() == LEAF else None
+            if place is not None:
+                trace.leaves[node] = place
+            return place
+        key = _look(node, operands, trace.nodes)
+        if key is None:
+            return None
+        learned = self._learned.get(key)
+        if learned is FREE:
+            return key
+        if learned is None:
+            trace.unknown.append((node, key))
+        else:
+            free = [place for place, (child, _) in enumerate(operands) if child and trace.nodes[child] is not None]
+            trace.junctions.append(Junction(node, key, learned, free))
+        return None
+
+    def forget(self, junction: Junction) -> None:
+        """Learn a node anew, whose layout turned out to be another."""
+        self._learned.pop(junction.key, None)
+
+    def learn(self, trace: Trace, outputs: Sequence[Tensor], num_samples: int) -> str:
+        """Find out in a masked pass which nodes are free of samples, and how the samples lie in the others.
+
+        Args:
+            trace: A walk, whose nodes are the ones to learn of.
+            outputs: Outputs of the model whose leading axis counts the samples.
+            num_samples: Samples B, at least two.
+
+        Returns:
+            Why the model cannot be measured by samples, or an empty string.
+        """
+        findings = _masked_pass(trace.nodes, outputs, num_samples)
+        keys: dict[Node, Key | None] = {}
+        for node in trace.nodes:
+            operands = node.next_functions
+            if not operands:
+                keys[node] = trace.leaves.get(node)
+                continue
+            keys[node] = None
+            key = _look(node, operands, keys)
+            finding = findings.get(node, Silent())
+            if key is None or isinstance(finding, Silent):
+                continue
+            if isinstance(finding, Mixed):
+                has_samples = any(child is not None and keys[child] is None for child, _ in operands)
+                if has_samples or not self._may_be_free(node, key):
+                    return f'samples are mixed between parameter "{self._names(key)[0]}" and the output'
+                keys[node] = key
+            learned = FREE if isinstance(finding, Mixed) else finding
+            if self._learned.setdefault(key, learned) != learned:
+                return f'the samples lie differently in two uses of parameter "{self._names(key)[0]}"'
+        return ""
+
+    def _may_be_free(self, node: Node, key: Key) -> bool:
+        """Whether an operation is plausible without samples: a layer is not, but in a parametrisation."""
+        is_layer = node.name() in _LAYERS
+        return not is_layer or all(".parametrizations." in f".{name}" for name in self._names(key))
+
+    def _names(self, key: Key) -> list[str]:
+        """Names of the parameters below a node."""
+        return [self._table.names[place] for place in sorted(places_of(key))]
+
+
+def places_of(key: Key) -> set[int]:
+    """Places of the parameters below a node."""
+    if isinstance(key, int):
+        return {key}
+    return {place for part in key if isinstance(part, int | tuple) for place in places_of(part)}
+
+
+_LAYERS = frozenset(
+    {
+        "AddmmBackward0",
+        "MmBackward0",
+        "BmmBackward0",
+        "ConvolutionBackward0",
+        "NativeLayerNormBackward0",
+        "NativeGroupNormBackward0",
+        "NativeBatchNormBackward0",
+        "CudnnBatchNormBackward0",
+    }
+)
+"""Operations that need samples to make sense."""
+
+
+def _operands_first(
+    roots: Sequence[Node], done: Mapping[Node, object]
+) -> Iterator[tuple[Node, Sequence[tuple[Node | None, int]]]]:
+    """All nodes below the roots with their operands, each after all of its operands; ``done`` holds those gone by."""
+    waiting: dict[Node, Sequence[tuple[Node | None, int]]] = {}
+    stack = list(roots)
+    while stack:
+        node = stack[-1]
+        if node in done:
+            stack.pop()
+            continue
+        operands = waiting.get(node)
+        if operands is None:
+            operands = waiting[node] = node.next_functions
+            ahead = [child for child, _ in operands if child is not None and child not in done]
+            if ahead:
+                stack += ahead
+                continue
+        stack.pop()
+        yield node, operands
+
+
+def _look(node: Node, operands: Sequence[tuple[Node | None, int]], keys: Mapping[Node, Key | None]) -> Key | None:
+    """The key that the node has if it is free or a junction; ``None`` if no operand is free."""
+    below = [None if child is None else keys[child] for child, _ in operands]
+    if below.count(None) == len(below):
+        return None
+    return (node.name(), *below)
+
+
+def _masked_pass(nodes: Mapping[Node, object], outputs: Sequence[Tensor], num_samples: int) -> dict[Node, Finding]:
+    """How the samples lie in the nodes' outputs, from a backward pass of half of the samples.
+
+    Args:
+        nodes: The nodes.
+        outputs: Tensors whose leading axis counts the samples, from which to go back.
+        num_samples: Samples B.
+
+    Returns:
+        What was found out about each node that the pass came through.
+    """
+    generator = torch.Generator().manual_seed(num_samples)
+    mask = torch.zeros(num_samples, dtype=torch.bool)
+    mask[torch.randperm(num_samples, generator=generator)[: num_samples // 2]] = True
+    grads = []
+    for output in outputs:
+        grad = torch.randn(output.shape, generator=generator).to(output)
+        grads.append(grad * mask.view(-1, *[1] * (output.dim() - 1)).to(output.device))
+    findings: dict[Node, Finding] = {}
+
+    def listen(node: Node) -> Callable[[tuple[Tensor | None, ...]], None]:
+        def hook(grads: tuple[Tensor | None, ...]) -> None:
+            findings[node] = find_layout(grads[0], mask.to(outputs[0].device))
+
+        return hook
+
+    # The pass goes down to the lowest nodes above leaves, not into the leaves, whose hooks are the user's.
+    lowest = [node for node in nodes if node.next_functions and not any(_inner_children(node))]
+    handles = [node.register_prehook(listen(node)) for node in nodes if node.next_functions]
+    try:
+        edges = [GradientEdge(node, 0) for node in lowest]
+        reached = torch.autograd.grad(outputs, edges, grads, retain_graph=True, allow_unused=True)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for node, grad in zip(lowest, reached, strict=True):
+        findings[node] = find_layout(grad, mask.to(outputs[0].device))
+    return findings
+
+
+def _inner_children(node: Node) -> Iterator[Node]:
+    """The node's operands that are neither constants nor leaves."""
+    return (child for child, _ in node.next_functions if child is not None and child.next_functions)

@@ -1,0 +1,367 @@
+r"""What each operation of autograd's graph says about the parameters that enter it.
+
+A parameter meets the samples in an operation: a product, a convolution, a look-up, a sum. From the operation's output
+gradient and what autograd saved for its backward, each function here makes the per-sample gradients of the operands
+asked for. Nothing is computed anew that could come out differently, such as a dropout mask.
+
+Letters: B samples, T positions of each, I inputs, O outputs, C channels, V rows of a table, D numbers in a row.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import Node
+from torch.utils.checkpoint import GraphExecGroup
+
+from gradbatch.probe.forms import Dense, Lookup, Outer, OuterSum, PerSample, Rows
+from gradbatch.probe.layout import Folded, Layout
+
+__all__ = ["OPERATIONS", "Call", "Operation", "UnknownOperationError", "operation", "per_sample_gradients", "reduced"]
+
+
+class UnknownOperationError(Exception):
+    """An operation about whose operands nothing can be said."""
+
+
+@dataclass(eq=False, slots=True)
+class Call:
+    """One operation in one backward pass.
+
+    Attributes:
+        node: The operation's backward, which holds what was saved for it.
+        grads: Gradients of its outputs; ``None`` where an output has none.
+        shapes: Shape of each operand asked for, by its place among the operands.
+        layout: How the samples lie in the first output.
+        num_samples: Samples B of the pass.
+        count: How many of them to look at, from the first.
+        group: Under it, checkpointed activations are recomputed for us, aside from autograd's own recomputation.
+    """
+
+    node: Node
+    grads: tuple[Tensor | None, ...]
+    shapes: Mapping[int, torch.Size]
+    layout: Layout
+    num_samples: int
+    count: int
+    group: GraphExecGroup
+    _rows: Rows | None = field(default=None, init=False)
+
+    @property
+    def grad(self) -> Tensor:
+        """Gradient of the first output."""
+        grad = self.grads[0]
+        assert grad is not None
+        return grad
+
+    def saved(self, name: str) -> Any:
+        """What autograd saved under this name; to be asked for once, since a checkpoint gives it once."""
+        with self.group:
+            return getattr(self.node, "_saved_" + name)
+
+    def by_sample(self, tensor: Tensor) -> Tensor:
+        """A tensor that lies as the first output does: its samples first, [count, (T,) rest], in single precision."""
+        tensor = self.layout.by_sample(tensor, self.num_samples)
+        if self.count < self.num_samples:
+            tensor = tensor[: self.count]
+        return tensor.float() if tensor.dtype in _HALF else tensor
+
+    @property
+    def rows(self) -> Rows:
+        """The output gradient [B, O] of samples with one position each; its norms serve several operands."""
+        if self._rows is None:
+            self._rows = Rows(self.by_sample(self.grad))
+        return self._rows
+
+
+Operation = Callable[[Call], dict[int, PerSample]]
+"""``(call) -> {operand's place: its per-sample gradients}`` for the operands in ``call.shapes``."""
+
+OPERATIONS: dict[str, Operation] = {}
+"""Operations by the name of their backward."""
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def operation(*names: str) -> Callable[[Operation], Operation]:
+    """Enter a function in `OPERATIONS`.
+
+    Args:
+        *names: Names of the backward nodes it is for.
+
+    Returns:
+        The decorator.
+    """
+
+    def enter(function: Operation) -> Operation:
+        OPERATIONS.update(dict.fromkeys(names, function))
+        return function
+
+    return enter
+
+
+def per_sample_gradients(call: Call) -> dict[int, PerSample]:
+    """The per-sample gradients of an operation's operands.
+
+    Args:
+        call: The operation.
+
+    Returns:
+        The gradients of each operand asked for, by its place.
+
+    Raises:
+        UnknownOperationError: If nothing can be said about them.
+    """
+    return OPERATIONS.get(call.node.name(), any_operation)(call)
+
+
+def reduced(call: Call, grad: Tensor, shape: torch.Size) -> Dense:
+    """Gradients of an operand that was broadcast, from those of the full shape.
+
+    Args:
+        call: The operation.
+        grad: Gradient in the shape to which the operand was broadcast, which lies as the first output does.
+        shape: The operand's shape.
+
+    Returns:
+        The sums over the positions and over the axes along which it was broadcast.
+
+    Raises:
+        UnknownOperationError: If the operand has an entry of its own for each sample.
+    """
+    if grad.dim() == 2 and len(shape) == 1 and grad is call.grad and len(grad) == call.num_samples:
+        if shape[0] == grad.shape[1] and call.layout == _PLAIN:
+            return Dense(call.rows, shape)
+    by_sample = call.by_sample(grad)
+    full = [1] * (grad.dim() - len(shape)) + list(shape)
+    axis = call.layout.axis if isinstance(call.layout, Folded) else 0
+    if full.pop(axis) != 1:
+        raise UnknownOperationError(f"{call.node.name()} gives each sample an entry of its own")
+    first = by_sample.dim() - len(full)  # where the axes beside the samples' begin
+    summed = [dim for dim in range(1, first)]
+    summed += [first + k for k, size in enumerate(full) if size == 1 and by_sample.shape[first + k] != 1]
+    if summed:
+        by_sample = by_sample.sum(summed)
+    return Dense(Rows(by_sample.reshape(len(by_sample), -1)), shape)
+
+
+_PLAIN = Folded(0)
+
+
+@operation("MmBackward0", "AddmmBackward0")
+def matrix_product(call: Call) -> dict[int, PerSample]:
+    """A matrix that multiplies the samples from the right, or from the left with the samples in columns; an addend."""
+    is_sum = call.node.name() == "AddmmBackward0"
+    right = 2 if is_sum else 1
+    forms: dict[int, PerSample] = {}
+    for place, shape in call.shapes.items():
+        if place == right - 2:
+            beta = call.saved("beta")
+            forms[place] = reduced(call, call.grad if beta == 1 else call.grad * beta, shape)
+            continue
+        axis = call.layout.axis if isinstance(call.layout, Folded) else 0
+        if axis != right - place:
+            raise UnknownOperationError(f"{call.node.name()} has the samples along an axis of the parameter")
+        other = call.saved("mat2" if place != right else "mat1" if is_sum else "self")
+        alpha = call.saved("alpha") if is_sum else 1
+        grads, others = call.rows, call.by_sample(other if alpha == 1 else other * alpha)
+        forms[place] = _product(others, grads, shape) if place == right else _product(grads, others, shape)
+    return forms
+
+
+def _product(left: Tensor | Rows, right: Tensor | Rows, shape: torch.Size) -> PerSample:
+    """The outer products of two factors [B, N], or their sums over positions [B, T, N]."""
+    lefts, rights = (side if isinstance(side, Rows) else Rows(side) for side in (left, right))
+    if lefts.tensor.dim() == 2:
+        return Outer(lefts, rights)
+    return OuterSum(lefts.tensor[:, None], rights.tensor[:, None], shape)
+
+
+@operation("BmmBackward0")
+def batched_product(call: Call) -> dict[int, PerSample]:
+    """Several matrices, each of which multiplies its own share of the samples' vectors."""
+    forms: dict[int, PerSample] = {}
+    for place, shape in call.shapes.items():
+        if call.layout.axis != (1 if place == 1 else 2) if isinstance(call.layout, Folded) else True:
+            raise UnknownOperationError("BmmBackward0 has the samples along an axis of the parameter")
+        # [B, (T,) G, N] -> [B, G, T, N]
+        others, grads = (_by_group(call.by_sample(side)) for side in (call.saved("self" if place else "mat2"), call.grad))
+        sides = (others, grads) if place else (grads, others)
+        forms[place] = OuterSum(*sides, shape)
+    return forms
+
+
+def _by_group(tensor: Tensor) -> Tensor:
+    """[B, G, N] or [B, T, G, N] as [B, G, T, N]."""
+    return tensor[:, :, None] if tensor.dim() == 3 else tensor.transpose(1, 2)
+
+
+@operation("EmbeddingBackward0")
+def look_up(call: Call) -> dict[int, PerSample]:
+    """Rows of a table, one for each position."""
+    if call.saved("scale_grad_by_freq"):
+        raise UnknownOperationError("`scale_grad_by_freq` counts over all samples of a batch")
+    ids, grad = call.saved("indices"), call.grad
+    grad = call.by_sample(grad.reshape(*ids.shape, grad.shape[-1]))
+    ids = call.by_sample(ids)
+    ids, grad = ids.reshape(len(ids), -1), grad.reshape(len(grad), -1, grad.shape[-1])
+    padding = call.saved("padding_idx")
+    if 0 <= padding < call.shapes[0][0]:  # a number without a sign stands for none
+        grad = grad.masked_fill((ids == padding)[..., None], 0)
+    return {0: Lookup(ids, grad, call.shapes[0])}
+
+
+@operation("EmbeddingBagBackward0")
+def look_up_bags(call: Call) -> dict[int, PerSample]:
+    """Sums or means of a table's rows, one bag for each output."""
+    mode, (vocabulary, width) = call.saved("mode"), call.shapes.get(0, (0, 0))
+    if mode == 2 or call.saved("scale_grad_by_freq") or set(call.shapes) != {0}:
+        return any_operation(call)
+    ids, offsets, weights = call.saved("indices"), call.saved("offsets"), call.saved("per_sample_weights")
+    padding = call.saved("padding_idx")
+    counts = offsets.to(torch.long).diff(append=offsets.new_tensor([len(ids)]).long())[: len(call.grad)]
+    bags = torch.repeat_interleave(torch.arange(len(counts), device=ids.device), counts)
+    factors = torch.ones_like(ids, dtype=call.grad.dtype) if weights is None else weights.to(call.grad.dtype)
+    if padding is not None and 0 <= padding < vocabulary:
+        factors = factors * (ids != padding)
+    if mode == 1:
+        sizes = torch.zeros_like(counts).index_add_(0, bags, (ids != padding).long())
+        factors = factors / sizes.clamp(min=1)[bags]
+    # Bags of unequal size become rows of one length; what fills them up counts nothing.
+    places = torch.arange(len(ids), device=ids.device) - offsets.long()[bags]
+    shape = len(counts), int(counts.max())
+    table, scale = ids.new_zeros(shape), factors.new_zeros(shape)
+    table[bags, places], scale[bags, places] = ids, factors
+    grad = call.grad[:, None] * scale[..., None]
+    table, grad = call.by_sample(table), call.by_sample(grad)
+    return {0: Lookup(table.reshape(len(table), -1), grad.reshape(len(grad), -1, width), call.shapes[0])}
+
+
+@operation("IndexBackward0")
+def index_rows(call: Call) -> dict[int, PerSample]:
+    """Rows of a parameter, picked by one tensor of indices."""
+    indices, shape = call.saved("indices"), call.shapes[0]
+    if len(indices) != 1 or indices[0] is None or indices[0].dtype == torch.bool or len(shape) < 2:
+        return any_operation(call)
+    ids = call.by_sample(indices[0] % shape[0])
+    grad = call.by_sample(call.grad)
+    ids = ids.reshape(len(ids), -1)
+    form = Lookup(ids, grad.reshape(*ids.shape, -1), torch.Size((shape[0], shape[1:].numel())))
+    if len(shape) == 2:
+        return {0: form}
+    raise UnknownOperationError("IndexBackward0 picks from a parameter of more than two axes")
+
+
+@operation("NativeLayerNormBackward0")
+def layer_norm(call: Call) -> dict[int, PerSample]:
+    r"""Scale $\sum_t b_t\circ\hat a_t$ and shift $\sum_t b_t$ of a layer norm."""
+    forms: dict[int, PerSample] = {}
+    if 1 in call.shapes:
+        normalised = (call.saved("input") - call.saved("result1")) * call.saved("result2")
+        forms[1] = reduced(call, normalised.mul_(call.grad), call.shapes[1])
+    if 2 in call.shapes:
+        forms[2] = reduced(call, call.grad, call.shapes[2])
+    return forms
+
+
+@operation("FusedRmsNormBackward0")
+def rms_norm(call: Call) -> dict[int, PerSample]:
+    r"""Scale $\sum_t b_t\circ\hat a_t$ of a root-mean-square norm."""
+    normalised = call.saved("input") * call.saved("result1")
+    return {1: reduced(call, normalised.mul_(call.grad), call.shapes[1])}
+
+
+@operation("NativeGroupNormBackward0")
+def group_norm(call: Call) -> dict[int, PerSample]:
+    """Scale and shift of a group norm, from sums over the pixels [N, C]; the normalised input is not built."""
+    grad = call.grad.flatten(2) if call.grad.dim() > 2 else call.grad[..., None]
+    sums, forms = grad.sum(2), dict[int, PerSample]()
+    if 1 in call.shapes:
+        a = call.saved("input").reshape(grad.shape)
+        mean, scale = (
+            call.saved(name).repeat_interleave(grad.shape[1] // call.saved("group"), 1) for name in ("result1", "result2")
+        )
+        forms[1] = reduced(call, ((a * grad).sum(2) - mean * sums) * scale, call.shapes[1])
+    if 2 in call.shapes:
+        forms[2] = reduced(call, sums, call.shapes[2])
+    return forms
+
+
+@operation("NativeBatchNormBackward0", "CudnnBatchNormBackward0")
+def batch_norm(call: Call) -> dict[int, PerSample]:
+    """Scale and shift of a batch norm in evaluation, which normalises by what it remembers."""
+    if call.node.name() != "NativeBatchNormBackward0" or call.saved("training"):
+        raise UnknownOperationError("a batch norm in training mixes samples")
+    grad = call.grad.flatten(2) if call.grad.dim() > 2 else call.grad[..., None]
+    sums, forms = grad.sum(2), dict[int, PerSample]()
+    if 1 in call.shapes:
+        a = call.saved("input").reshape(grad.shape)
+        scale = (call.saved("running_var") + call.saved("eps")).rsqrt()
+        forms[1] = reduced(call, ((a * grad).sum(2) - call.saved("running_mean") * sums) * scale, call.shapes[1])
+    if 2 in call.shapes:
+        forms[2] = reduced(call, sums, call.shapes[2])
+    return forms
+
+
+@operation("AddBackward0", "ExpandBackward0")
+def broadcast(call: Call) -> dict[int, PerSample]:
+    """An addend, or a parameter repeated for each sample."""
+    forms: dict[int, PerSample] = {}
+    for place, shape in call.shapes.items():
+        scale = call.saved("alpha") if place == 1 else 1
+        forms[place] = reduced(call, call.grad if scale == 1 else call.grad * scale, shape)
+    return forms
+
+
+@operation("RepeatBackward0")
+def repeat(call: Call) -> dict[int, PerSample]:
+    """A parameter tiled along the leading axis, once for each sample (an instance norm's scale)."""
+    (shape,) = call.shapes.values()
+    grad = call.by_sample(call.grad)
+    if call.layout != _PLAIN or grad.shape[1:] != shape:
+        return any_operation(call)
+    return {0: Dense(Rows(grad.reshape(len(grad), -1)), shape)}
+
+
+@operation("MulBackward0")
+def elementwise_product(call: Call) -> dict[int, PerSample]:
+    """A factor."""
+    names = {0: "other", 1: "self"}
+    return {place: reduced(call, call.grad * call.saved(names[place]), shape) for place, shape in call.shapes.items()}
+
+
+def any_operation(call: Call) -> dict[int, PerSample]:
+    """The operation's own backward: as it is where it works element by element, else once for each sample.
+
+    Args:
+        call: The operation.
+
+    Returns:
+        The gradients of each operand asked for, by its place.
+
+    Raises:
+        UnknownOperationError: If the operation is not one of torch's own, whose backward may be called again.
+    """
+    if type(call.node).__module__ != "torch.autograd" and not isinstance(call.node, Node):
+        raise UnknownOperationError(f"{call.node.name()} is not an operation of torch")
+    with call.group:
+        whole = call.node(*call.grads)
+        whole = whole if isinstance(whole, tuple) else (whole,)
+        # Autograd itself sums over broadcast axes, after the operation's backward.
+        if all(whole[place].shape == call.grad.shape for place in call.shapes):
+            return {place: reduced(call, whole[place], shape) for place, shape in call.shapes.items()}
+        written: dict[int, list[Tensor]] = {place: [] for place in call.shapes}
+        for sample in range(call.count):
+            grads = [None if g is None else call.layout.only(g, sample, call.num_samples) for g in call.grads]
+            own = call.node(*grads)
+            own = own if isinstance(own, tuple) else (own,)
+            for place, shape in call.shapes.items():
+                written[place].append(own[place].sum_to_size(shape).flatten())
+    return {place: Dense(Rows(_single(torch.stack(written[place]))), shape) for place, shape in call.shapes.items()}
+
+
+def _single(tensor: Tensor) -> Tensor:
+    """The tensor, in single precision where it came in half."""
+    return tensor.float() if tensor.dtype in _HALF else tensor
