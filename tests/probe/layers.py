@@ -43,7 +43,7 @@ class Apply(nn.Module):
 
 
 def parameter(*shape):
-    return nn.Parameter(torch.randn(*shape))
+    return nn.Parameter(torch.randn(shape))
 
 
 def sequence_first(module):
@@ -64,17 +64,22 @@ def last_states(module):
     return Apply(states, inner=module)
 
 
-def packed(module, *, enforce_sorted):
-    """A recurrent module on sequences of unequal length, which the inputs' first number tells."""
+def packed(module, length):
+    """A recurrent module on packed sequences; ``length`` gives theirs from the inputs."""
 
     def run(m, x):
-        lengths = (x[:, 0, 0].abs() * 10 % x.shape[1]).long() + 1
-        if enforce_sorted:
-            lengths = torch.full_like(lengths, x.shape[1]) - torch.arange(len(x)).clamp(max=x.shape[1] - 1)
-        pack = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=enforce_sorted)
+        pack = pack_padded_sequence(x, length(x), batch_first=True, enforce_sorted=False)
         return pad_packed_sequence(m.inner(pack)[0], batch_first=True, total_length=x.shape[1])[0]
 
     return Apply(run, inner=module)
+
+
+def full_length(x):
+    return torch.full((len(x),), x.shape[1])
+
+
+def own_length(x):
+    return (x[:, 0, 0].abs() * 10 % x.shape[1]).long() + 1
 
 
 def attention(m, x):
@@ -125,7 +130,7 @@ LAYERS = {
     "conv2d pointwise": Case(lambda: nn.Conv2d(3, 4, 1), noise(3, 4, 4)),
     "conv2d grouped": Case(lambda: nn.Conv2d(4, 6, (3, 2), groups=2, stride=(2, 1)), noise(4, 7, 5)),
     "conv2d depthwise": Case(lambda: nn.Conv2d(4, 8, 3, groups=4, padding="same"), noise(4, 5, 5)),
-    "conv2d same, even": Case(lambda: nn.Conv2d(2, 3, 4, padding="same"), noise(2, 5, 5)),
+    "conv2d same, dilated": Case(lambda: nn.Conv2d(2, 3, 3, dilation=2, padding="same"), noise(2, 5, 5)),
     "conv2d circular": Case(lambda: nn.Conv2d(2, 3, 3, padding=1, padding_mode="circular"), noise(2, 5, 4)),
     "conv2d reflect": Case(lambda: nn.Conv2d(2, 3, 3, padding=1, padding_mode="reflect"), noise(2, 5, 4)),
     "conv2d replicate": Case(lambda: nn.Conv2d(2, 3, 3, padding=1, padding_mode="replicate"), noise(2, 5, 4)),
@@ -193,10 +198,11 @@ LAYERS = {
     "lstm with projection": Case(lambda: recurrent(nn.LSTM(4, 3, batch_first=True, proj_size=2)), noise(5, 4)),
     "last state of a gru": Case(lambda: last_states(nn.GRU(4, 3, batch_first=True)), noise(5, 4)),
     "last states of an lstm": Case(lambda: last_states(nn.LSTM(4, 3, 2, batch_first=True)), noise(5, 4)),
-    "packed lstm": Case(lambda: packed(nn.LSTM(4, 3, batch_first=True), enforce_sorted=True), noise(5, 4)),
-    "packed gru, unsorted, both ways": Case(
-        lambda: packed(nn.GRU(4, 3, 2, batch_first=True, bidirectional=True), enforce_sorted=False), noise(5, 4)
+    "packed lstm of full length": Case(lambda: packed(nn.LSTM(4, 3, batch_first=True), full_length), noise(5, 4)),
+    "packed gru both ways": Case(
+        lambda: packed(nn.GRU(4, 3, 2, batch_first=True, bidirectional=True), own_length), noise(5, 4)
     ),
+    "packed lstm": Case(lambda: packed(nn.LSTM(4, 3, 2, batch_first=True), own_length), noise(5, 4)),
     "bare shift": Case(lambda: Apply(lambda m, x: torch.tanh(x + m.shift), shift=parameter(1, 3, 4)), noise(3, 4)),
     "bare scale": Case(lambda: Apply(lambda m, x: x * m.scale - m.shift, scale=parameter(4), shift=parameter(3, 1)), noise(3, 4)),
     "bare exponent": Case(lambda: Apply(lambda m, x: x.abs() ** m.power, power=parameter(4)), noise(3, 4)),

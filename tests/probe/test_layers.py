@@ -34,7 +34,7 @@ def loss_of(model, batch):
 def oracle(model, inputs, weights):
     """Per-sample gradients, [B, *shape] for each parameter."""
     samples = [(inputs[i : i + 1], weights[i : i + 1]) for i in range(len(inputs))]
-    return [torch.stack(grads) for grads in zip(*per_sample_gradients(model, loss_of, samples), strict=True)]
+    return [torch.stack(grads).to_dense() for grads in zip(*per_sample_gradients(model, loss_of, samples), strict=True)]
 
 
 def forms_of(model, inputs, weights, *, measurements=2):
@@ -76,7 +76,7 @@ def assert_moments(form, slow):
     weights = torch.randn(len(slow), generator=generator, dtype=slow.dtype)
     largest = slow.abs().max().item()
     total = slow.square().sum().item()
-    rows = slow.flatten(1)
+    rows = slow.reshape(len(slow), -1)
     strides = slow.split(STRIDE)
     close(form.piece(0, len(slow)).reshape(slow.shape), slow, largest)
     close(moments.sqnorms(form), rows.square().sum(1), total)

@@ -1,10 +1,11 @@
 """From a tensor that no sample enters, such as a transposed or a normalised weight, back to the parameters behind it."""
 
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import GradientEdge, Node
+from torch.autograd.graph import Node
 
 from gradbatch.probe.forms import Dense, Lookup, Mapped, Outer, OuterSum, PerSample, Rearranged
 from gradbatch.probe.operations import Call
@@ -17,7 +18,7 @@ LEAF = "torch::autograd::AccumulateGrad"
 
 def operand_shape(node: Node, index: int) -> torch.Size:
     """Shape of a node's output, or of the parameter itself at a leaf."""
-    return node.variable.shape if node.name() == LEAF else node._input_metadata[index].shape
+    return node.variable.shape if node.name() == LEAF else torch.Size(node._input_metadata[index].shape)
 
 
 def carried(form: PerSample, node: Node, index: int, places: Mapping[Node, int], call: Call) -> dict[int, PerSample]:
@@ -36,7 +37,7 @@ def carried(form: PerSample, node: Node, index: int, places: Mapping[Node, int],
     while node not in places:
         view = _VIEWS.get(node.name())
         if view is None:
-            return _mapped(form, GradientEdge(node, index), places)
+            return _mapped(form, node, index, places)
         child, child_index = node.next_functions[0]
         assert child is not None
         form = view(form, node, operand_shape(child, child_index), call)
@@ -44,33 +45,64 @@ def carried(form: PerSample, node: Node, index: int, places: Mapping[Node, int],
     return {places[node]: form}
 
 
-def _mapped(form: PerSample, edge: GradientEdge, places: Mapping[Node, int]) -> dict[int, PerSample]:
-    """The gradients sent on by autograd itself, a batch of them at a time."""
+def _mapped(form: PerSample, root: Node, index: int, places: Mapping[Node, int]) -> dict[int, PerSample]:
+    """The gradients sent on through the nodes' own backward, a batch of them at a time."""
+    order = _operands_last(root)
     forms: dict[int, PerSample] = {}
-    for leaf in _leaves(edge.node, places):
+    for leaf in order:
+        if leaf in places:
 
-        def push(grads: Tensor, leaf: Node = leaf) -> Tensor:
-            (pushed,) = torch.autograd.grad(
-                [edge], [GradientEdge(leaf, 0)], [grads], retain_graph=True, is_grads_batched=True
-            )
-            return pushed
+            def push(grads: Tensor, leaf: Node = leaf) -> Tensor:
+                with warnings.catch_warnings():  # some operations are only looped over, which vmap regrets
+                    warnings.filterwarnings("ignore", message=".*batching rule", category=UserWarning)
+                    return torch.vmap(lambda grad: _sent_back(order, index, grad, leaf))(grads)
 
-        forms[places[leaf]] = Mapped(form, leaf.variable.shape, push)
+            forms[places[leaf]] = Mapped(form, leaf.variable.shape, push)
     return forms
 
 
-def _leaves(root: Node, places: Mapping[Node, int]) -> list[Node]:
-    """The parameters' leaves below a node."""
-    found, seen, stack = [], {root}, [root]
+def _sent_back(order: Sequence[Node], index: int, grad: Tensor, leaf: Node) -> Tensor:
+    """What autograd would send to a leaf, had it started with a gradient at the first node, without anyone's hooks.
+
+    Args:
+        order: The nodes, operands last.
+        index: The output of the first node whose gradient it is.
+        grad: The gradient.
+        leaf: The leaf.
+
+    Returns:
+        The leaf's gradient.
+    """
+    waiting: dict[Node, dict[int, Tensor]] = {order[0]: {index: grad}}
+    for node in order:
+        own = waiting.pop(node, {})
+        if node is leaf:
+            return own[0]
+        if not node.next_functions or not own:
+            continue
+        sent = node(*(own.get(output) for output in range(len(node._input_metadata))))
+        for (child, output), part in zip(node.next_functions, sent if isinstance(sent, tuple) else (sent,), strict=True):
+            if child is not None and part is not None:
+                part = part.sum_to_size(operand_shape(child, output))
+                of_child = waiting.setdefault(child, {})
+                of_child[output] = of_child[output] + part if output in of_child else part
+    raise AssertionError("a leaf below a node is reached from it")
+
+
+def _operands_last(root: Node) -> list[Node]:
+    """All nodes from one down to the leaves, each before its operands."""
+    order: list[Node] = []
+    done: set[Node] = set()
+    stack = [(root, False)]
     while stack:
-        node = stack.pop()
-        if node in places:
-            found.append(node)
-        for child, _ in node.next_functions:
-            if child is not None and child not in seen:
-                seen.add(child)
-                stack.append(child)
-    return found
+        node, is_ready = stack.pop()
+        if is_ready:
+            order.append(node)
+        elif node not in done:
+            done.add(node)
+            stack.append((node, True))
+            stack += [(child, False) for child, _ in node.next_functions if child is not None]
+    return order[::-1]
 
 
 View = Callable[[PerSample, Node, torch.Size, Call], PerSample]

@@ -30,6 +30,7 @@ __all__ = [
     "Rows",
     "Total",
     "combined",
+    "settled",
 ]
 
 MAX_WRITTEN_OUT = 2**24
@@ -54,6 +55,10 @@ class PerSample(ABC):
     @abstractmethod
     def held(self) -> Sequence[Tensor]:
         """The tensors that the form keeps alive."""
+
+    def rows_of(self, start: int, stop: int) -> Tensor:
+        """The same, each as one row, [stop - start, N]."""
+        return self.piece(start, stop).reshape(stop - start, -1)
 
     @property
     def piece_size(self) -> int:
@@ -346,3 +351,12 @@ def _sides(form: PerSample) -> tuple[Tensor, Tensor]:
         return form.left.tensor[:, None, None], form.right.tensor[:, None, None]
     assert isinstance(form, OuterSum)
     return form.left, form.right
+
+
+def settled(form: PerSample) -> PerSample:
+    """The same gradients, in a form that outlives the graph of the pass."""
+    if isinstance(form, Mapped):
+        return Dense(Rows(form.rows_of(0, form.num_samples)), form.shape)
+    if isinstance(form, Total):
+        return combined([settled(part) for part in form.parts])
+    return form

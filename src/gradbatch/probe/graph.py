@@ -11,23 +11,23 @@ Which of the nodes above parameters are free, and how the samples lie in a junct
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node
 
 from gradbatch.probe.chains import LEAF
 from gradbatch.probe.coverage import ParameterTable
-from gradbatch.probe.layout import Finding, Layout, Mixed, Silent, find_layout
+from gradbatch.probe.layout import Folded, Layout, Packed, find_layouts
 
 __all__ = ["Junction", "Trace", "Tracer", "places_of"]
 
 Key = int | tuple[Any, ...]
 """What a node looks like from below: its place for a leaf, else its name and the keys of its operands."""
 
-FREE = object()
-"""In place of a layout: the node is free of samples."""
+Learned = Layout | Literal["free", "packed"]
+"""Of a node: how the samples lie in it, once for all or as they are packed in each batch; or that there are none."""
 
 
 @dataclass(eq=False, slots=True)
@@ -67,22 +67,36 @@ class Tracer:
     """Walks through graphs, and remembers what was learned of their nodes.
 
     Args:
-        table: The parameters.
+        model: The model.
+        table: Its parameters.
     """
 
-    def __init__(self, table: ParameterTable) -> None:
+    def __init__(self, model: nn.Module, table: ParameterTable) -> None:
         self._table = table
         self._places = {id(parameter): place for place, parameter in enumerate(table.parameters)}
-        self._learned: dict[Key, Layout | object] = {}
+        self._recurrent = {
+            place for place, name in enumerate(table.layers) if isinstance(model.get_submodule(name), nn.RNNBase)
+        }
+        self._learned: dict[Key, Learned] = {}
 
-    def trace(self, roots: Sequence[Node]) -> Trace:
-        """Find the junctions below some nodes, by what was learned."""
+    def trace(self, roots: Sequence[Node], packings: Sequence[Packed]) -> Trace:
+        """Find the junctions below some nodes, by what was learned.
+
+        Args:
+            roots: The nodes.
+            packings: How sequences of unequal length were packed in the forward pass, if any were.
+
+        Returns:
+            What was found.
+        """
         trace = Trace()
         for node, operands in _operands_first(roots, trace.nodes):
-            trace.nodes[node] = self._key(node, operands, trace)
+            trace.nodes[node] = self._key(node, operands, trace, packings)
         return trace
 
-    def _key(self, node: Node, operands: Sequence[tuple[Node | None, int]], trace: Trace) -> Key | None:
+    def _key(
+        self, node: Node, operands: Sequence[tuple[Node | None, int]], trace: Trace, packings: Sequence[Packed]
+    ) -> Key | None:
         """The node's key if it is free of samples; else take it down if it is a junction."""
         if not operands:
             place = self._places.get(id(node.variable)) if node.name() == LEAF else None
@@ -93,50 +107,61 @@ class Tracer:
         if key is None:
             return None
         learned = self._learned.get(key)
-        if learned is FREE:
+        if learned == "free":
             return key
-        if learned is None:
+        layout = _packing_of(node, packings) if learned == "packed" else learned
+        if layout is None:
             trace.unknown.append((node, key))
         else:
-            free = [place for place, (child, _) in enumerate(operands) if child and trace.nodes[child] is not None]
-            trace.junctions.append(Junction(node, key, learned, free))
+            free = [place for place, part in enumerate(key[1:]) if part is not None]
+            trace.junctions.append(Junction(node, key, layout, free))
         return None
 
     def forget(self, junction: Junction) -> None:
         """Learn a node anew, whose layout turned out to be another."""
         self._learned.pop(junction.key, None)
 
-    def learn(self, trace: Trace, outputs: Sequence[Tensor], num_samples: int) -> str:
+    def learn(self, trace: Trace, outputs: Sequence[Tensor], num_samples: int, packings: Sequence[Packed]) -> str:
         """Find out in a masked pass which nodes are free of samples, and how the samples lie in the others.
 
         Args:
             trace: A walk, whose nodes are the ones to learn of.
             outputs: Outputs of the model whose leading axis counts the samples.
             num_samples: Samples B, at least two.
+            packings: How sequences of unequal length were packed in the forward pass, if any were.
 
         Returns:
             Why the model cannot be measured by samples, or an empty string.
         """
-        findings = _masked_pass(trace.nodes, outputs, num_samples)
+        found = _masked_pass(trace.nodes, outputs, num_samples, packings)
         keys: dict[Node, Key | None] = {}
+        layouts: dict[Key, frozenset[Folded | Packed]] = {}
         for node in trace.nodes:
             operands = node.next_functions
-            if not operands:
-                keys[node] = trace.leaves.get(node)
+            keys[node] = trace.leaves.get(node) if not operands else None
+            key = _look(node, operands, keys) if operands else None
+            if key is None or (fitting := found.get(node)) is None:
                 continue
-            keys[node] = None
-            key = _look(node, operands, keys)
-            finding = findings.get(node, Silent())
-            if key is None or isinstance(finding, Silent):
+            if fitting:
+                layouts[key] = fitting & layouts.get(key, fitting)
                 continue
-            if isinstance(finding, Mixed):
-                has_samples = any(child is not None and keys[child] is None for child, _ in operands)
-                if has_samples or not self._may_be_free(node, key):
-                    return f'samples are mixed between parameter "{self._names(key)[0]}" and the output'
-                keys[node] = key
-            learned = FREE if isinstance(finding, Mixed) else finding
-            if self._learned.setdefault(key, learned) != learned:
-                return f'the samples lie differently in two uses of parameter "{self._names(key)[0]}"'
+            has_samples = any(child is not None and keys[child] is None for child, _ in operands)
+            if has_samples or not self._may_be_free(node, key):
+                return f'samples are mixed between parameter "{self._names(key)[0]}" and the output'
+            keys[node] = key
+            self._learned[key] = "free"
+        return self._conclude(layouts)
+
+    def _conclude(self, layouts: Mapping[Key, frozenset[Folded | Packed]]) -> str:
+        """Take over the layouts that all nodes of a kind allow; those of several stay unknown."""
+        for key, fitting in layouts.items():
+            folded = [layout for layout in fitting if isinstance(layout, Folded)]
+            if len(folded) < len(fitting) and places_of(key) <= self._recurrent:
+                self._learned[key] = "packed"
+            elif len(folded) == 1:
+                self._learned[key] = folded[0]
+            elif not folded:
+                return f'the samples lie differently in the uses of parameter "{self._names(key)[0]}"'
         return ""
 
     def _may_be_free(self, node: Node, key: Key) -> bool:
@@ -147,6 +172,12 @@ class Tracer:
     def _names(self, key: Key) -> list[str]:
         """Names of the parameters below a node."""
         return [self._table.names[place] for place in sorted(places_of(key))]
+
+
+def _packing_of(node: Node, packings: Sequence[Packed]) -> Packed | None:
+    """The one packing that fits a node's output; ``None`` if none does, or it cannot be told which."""
+    fitting = [packing for packing in packings if packing.holds(node._input_metadata[0].shape[0])]
+    return fitting[0] if len(fitting) == 1 else None
 
 
 def places_of(key: Key) -> set[int]:
@@ -201,16 +232,19 @@ def _look(node: Node, operands: Sequence[tuple[Node | None, int]], keys: Mapping
     return (node.name(), *below)
 
 
-def _masked_pass(nodes: Mapping[Node, object], outputs: Sequence[Tensor], num_samples: int) -> dict[Node, Finding]:
+def _masked_pass(
+    nodes: Mapping[Node, object], outputs: Sequence[Tensor], num_samples: int, packings: Sequence[Packed]
+) -> dict[Node, frozenset[Folded | Packed] | None]:
     """How the samples lie in the nodes' outputs, from a backward pass of half of the samples.
 
     Args:
         nodes: The nodes.
         outputs: Tensors whose leading axis counts the samples, from which to go back.
         num_samples: Samples B.
+        packings: How sequences of unequal length were packed.
 
     Returns:
-        What was found out about each node that the pass came through.
+        The layouts that are possible in each node; see `find_layouts`.
     """
     generator = torch.Generator().manual_seed(num_samples)
     mask = torch.zeros(num_samples, dtype=torch.bool)
@@ -219,11 +253,12 @@ def _masked_pass(nodes: Mapping[Node, object], outputs: Sequence[Tensor], num_sa
     for output in outputs:
         grad = torch.randn(output.shape, generator=generator).to(output)
         grads.append(grad * mask.view(-1, *[1] * (output.dim() - 1)).to(output.device))
-    findings: dict[Node, Finding] = {}
+    findings: dict[Node, frozenset[Folded | Packed] | None] = {}
+    mask_there = mask.to(outputs[0].device)
 
     def listen(node: Node) -> Callable[[tuple[Tensor | None, ...]], None]:
         def hook(grads: tuple[Tensor | None, ...]) -> None:
-            findings[node] = find_layout(grads[0], mask.to(outputs[0].device))
+            findings[node] = find_layouts(grads[0], mask_there, packings)
 
         return hook
 
@@ -237,7 +272,7 @@ def _masked_pass(nodes: Mapping[Node, object], outputs: Sequence[Tensor], num_sa
         for handle in handles:
             handle.remove()
     for node, grad in zip(lowest, reached, strict=True):
-        findings[node] = find_layout(grad, mask.to(outputs[0].device))
+        findings[node] = find_layouts(grad, mask_there, packings)
     return findings
 
 

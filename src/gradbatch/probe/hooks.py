@@ -14,14 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import GraphExecGroup
 from torch.utils.hooks import RemovableHandle
 
 from gradbatch.probe.chains import carried, operand_shape
 from gradbatch.probe.coverage import ParameterTable
-from gradbatch.probe.forms import Dense, PerSample, Rows, combined
-from gradbatch.probe.graph import Junction, Tracer, places_of
+from gradbatch.probe.forms import Dense, PerSample, Rows, combined, settled
+from gradbatch.probe.graph import Junction, Trace, Tracer, places_of
+from gradbatch.probe.layout import Packed
 from gradbatch.probe.moments import second_moment, sqnorm_sum, weighted_sum
 from gradbatch.probe.operations import Call, UnknownOperationError, per_sample_gradients
 
@@ -87,6 +89,21 @@ class Heard:
     is_partial: bool = False
     uses: dict[int, list[PerSample]] = field(default_factory=dict)
 
+    def joined(self, other: "Heard") -> "Heard | None":
+        """This pass and another as one, if no parameter was heard in both (as in reentrant checkpointing)."""
+        pairs = [(getattr(self, name), getattr(other, name)) for name in _BY_PLACE]
+        if any(own.keys() & others.keys() for own, others in pairs):
+            return None
+        for own, others in pairs:
+            own.update(others)
+        self.problem = self.problem or other.problem
+        self.is_partial |= other.is_partial
+        self.rounding = max(self.rounding, other.rounding)
+        return self
+
+
+_BY_PLACE = ("sqnorm_sums", "second_moments", "forms", "grads", "grad_sums")
+
 
 class Listener:
     """Hooks that hear one backward pass at a time.
@@ -100,7 +117,8 @@ class Listener:
         self.is_own = False
         self._model = model
         self._table = table
-        self._tracer = Tracer(table)
+        self._tracer = Tracer(model, table)
+        self._recurrent = [module for module in model.modules() if isinstance(module, nn.RNNBase)]
         self._handles: list[RemovableHandle] = []
         self._clear()
 
@@ -113,6 +131,7 @@ class Listener:
         self._num_uses: dict[int, int] = {}
         self._unknown: set[int] = set()
         self._outputs: list[Tensor] = []
+        self._packings: list[Packed] = []
         self._problem = ""
 
     def begin(self, plan: Plan) -> None:
@@ -130,6 +149,8 @@ class Listener:
         is_split = plan.by_layers and plan.num_samples > 1
         if is_split and (plan.learn or not plan.is_announced):
             self._handles.append(self._model.register_forward_hook(self._on_forward))
+        if is_split:
+            self._handles += [module.register_forward_pre_hook(self._on_recurrent) for module in self._recurrent]
         if not plan.by_layers:
             self._hook_grads(self._square_grad)
         if plan.keep_grads or (plan.by_layers and not is_split):
@@ -163,10 +184,10 @@ class Listener:
         if plan is None or not plan.by_layers or plan.num_samples == 1:
             return
         nodes = [root.grad_fn for root in roots if root.grad_fn is not None]
-        trace = self._tracer.trace(nodes)
+        trace = self._tracer.trace(nodes, self._packings)
         if plan.learn:
             self._problem = self._problem or self._learn(trace)
-            trace = self._tracer.trace(nodes)
+            trace = self._tracer.trace(nodes, self._packings)
         self._leaves.update(trace.leaves)
         self._unknown.update(place for _, key in trace.unknown for place in places_of(key))
         for junction in trace.junctions:
@@ -179,14 +200,26 @@ class Listener:
             index = len(self._junctions) - 1
             junction.node.register_prehook(partial(self._on_node, self._passes, index))
 
-    def _learn(self, trace: Any) -> str:
+    def _learn(self, trace: Trace) -> str:
+        """Find out how the samples lie; why they cannot be told apart, or an empty string."""
         plan = self.plan
         assert plan is not None
+        for node in trace.nodes:
+            if why := _OPAQUE.get(node.name()):
+                return why
         outputs = [o for o in self._outputs if o.dim() and len(o) == plan.num_samples and o.is_floating_point()]
         if not outputs:
             shapes = ", ".join(str(tuple(output.shape)) for output in self._outputs) or "nothing"
             return f"the model returned {shapes}, no tensor whose leading axis counts the {plan.num_samples} samples"
-        return self._tracer.learn(trace, outputs, plan.num_samples)
+        return self._tracer.learn(trace, outputs, plan.num_samples, self._packings)
+
+    def _on_recurrent(self, module: nn.Module, args: Any) -> None:
+        """Take down how sequences of unequal length are packed; layers pass one packing on to each other."""
+        if self._passes is not None and args and isinstance(args[0], PackedSequence):
+            data, sizes, order, _ = args[0]
+            packing = Packed(sizes, order, data.device)
+            if not any(torch.equal(packing.samples, other.samples) for other in self._packings):
+                self._packings.append(packing)
 
     def _on_forward(self, module: nn.Module, args: Any, output: Any) -> None:
         if self._passes is None:
@@ -252,7 +285,7 @@ class Listener:
         if plan.second_moments:
             heard.second_moments[place] = second_moment(form)
         if plan.keep_forms:
-            heard.forms[place] = form
+            heard.forms[place] = settled(form)
 
     def _round_up(self, heard: Heard, plan: Plan) -> None:
         """Settle what was used less often than the graph would have it, and what has one sample only."""
@@ -287,6 +320,13 @@ class Listener:
     def _on_accumulate(self, parameter: nn.Parameter) -> None:
         self._heard_now().accumulates = True
 
+
+_OPAQUE = {
+    "CheckpointFunctionBackward": "reentrant checkpointing hides its operations until backward, "
+    "call torch.utils.checkpoint with use_reentrant=False",
+    "CompiledFunctionBackward": "the model is compiled (torch.compile), which hides its operations",
+}
+"""Nodes behind which there is nothing to see, and what to say of them."""
 
 _NOTHING = nullcontext()
 

@@ -6,13 +6,13 @@ has them folded with the positions. So the graph is asked: a backward pass in wh
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["Finding", "Folded", "Layout", "Mixed", "Packed", "Silent", "find_layout"]
+__all__ = ["Folded", "Layout", "Packed", "find_layouts"]
 
 
 class Layout(ABC):
@@ -59,23 +59,34 @@ class Folded(Layout):
         return alone
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Packed(Layout):
-    """The leading axis holds the positions of sequences of unequal length, as a ``PackedSequence`` does.
+    """The leading axis holds the positions of sequences of unequal length, as a `PackedSequence` does.
 
-    Attributes:
-        samples: The sample of each row, [N]; an axis that is shorter holds the first of the rows.
-        positions: The row's position within its sample, [N].
-        length: Positions T of the longest sample.
+    Position by position, it holds those samples that are long enough; an axis with at most B rows is one position.
+
+    Args:
+        batch_sizes: Samples at each position, [T], on the host.
+        order: The samples, longest first, [B]; by default as they come.
+        device: Where the sequences are.
     """
 
-    samples: Tensor
-    positions: Tensor
-    length: int
+    def __init__(self, batch_sizes: Tensor, order: Tensor | None, device: torch.device) -> None:
+        self.length = len(batch_sizes)
+        self.num_rows = int(batch_sizes.sum())
+        num_samples = int(batch_sizes[0])
+        places = torch.cat([torch.arange(int(size)) for size in batch_sizes]).to(device)
+        self.samples = places if order is None else order.to(device)[places]
+        self.positions = torch.arange(self.length).repeat_interleave(batch_sizes).to(device)
+        self.num_samples = num_samples
+
+    def holds(self, num_rows: int) -> bool:
+        """Whether an axis of that length may be laid out so."""
+        return num_rows == self.num_rows or num_rows <= self.num_samples
 
     def by_sample(self, tensor: Tensor, num_samples: int) -> Tensor:
         count = len(tensor)
-        padded = tensor.new_zeros(num_samples, self.length, *tensor.shape[1:])
+        length = 1 if count <= self.num_samples else self.length
+        padded = tensor.new_zeros(num_samples, length, *tensor.shape[1:])
         padded[self.samples[:count], self.positions[:count]] = tensor
         return padded
 
@@ -84,42 +95,27 @@ class Packed(Layout):
         return tensor * own.view(-1, *[1] * (tensor.dim() - 1))
 
 
-@dataclass(frozen=True, slots=True)
-class Mixed:
-    """No layout: the samples that were masked left their traces everywhere."""
-
-
-@dataclass(frozen=True, slots=True)
-class Silent:
-    """No telling: the masked pass left too few traces, or none."""
-
-
-Finding = Layout | Mixed | Silent
-
-
-def find_layout(grad: Tensor | None, mask: Tensor) -> Finding:
-    """How the samples lie in a tensor, from what a masked pass left in its gradient.
+def find_layouts(grad: Tensor | None, mask: Tensor, packings: Sequence[Packed]) -> frozenset[Folded | Packed] | None:
+    """How the samples may lie in a tensor, from what a masked pass left in its gradient.
 
     Args:
         grad: The gradient in the masked pass.
         mask: Whether each sample was sent back, [B], with some that were and some that were not.
+        packings: How sequences of unequal length were packed in the forward pass, if any were.
 
     Returns:
-        The one layout that accounts for the zeros, or why there is none.
+        The layouts that account for the zeros, none if the samples are mixed; ``None`` if there were no traces.
     """
-    if grad is None:
-        return Silent()
-    heard = grad != 0  # nan is a trace
-    if not bool(heard.any()):
-        return Silent()
-    fitting = [layout for layout in _candidates(grad.shape, len(mask)) if _fits(layout, heard, mask)]
-    if not fitting:
-        return Mixed()
-    return fitting[0] if len(fitting) == 1 else Silent()
+    heard = None if grad is None else grad != 0  # nan is a trace
+    if heard is None or not bool(heard.any()):
+        return None
+    candidates: list[Folded | Packed] = list(_foldings(heard.shape, len(mask)))
+    candidates += [packing for packing in packings if heard.dim() and packing.holds(len(heard))]
+    return frozenset(layout for layout in candidates if _fits(layout, heard, mask))
 
 
-def _candidates(shape: torch.Size, num_samples: int) -> Iterator[Folded]:
-    """The layouts that are possible in a shape."""
+def _foldings(shape: torch.Size, num_samples: int) -> Iterator[Folded]:
+    """The ways in which an axis of the shape may hold the samples."""
     for axis, size in enumerate(shape):
         if size and size % num_samples == 0:
             yield Folded(axis)
@@ -127,7 +123,7 @@ def _candidates(shape: torch.Size, num_samples: int) -> Iterator[Folded]:
                 yield Folded(axis, is_inner=True)
 
 
-def _fits(layout: Folded, heard: Tensor, mask: Tensor) -> bool:
-    """Whether the masked samples, and only they, are silent."""
-    traces = layout.by_sample(heard, len(mask)).flatten(1).any(1)
+def _fits(layout: Layout, heard: Tensor, mask: Tensor) -> bool:
+    """Whether the samples that were not sent back are silent."""
+    traces = layout.by_sample(heard, len(mask)).reshape(len(mask), -1).any(1)
     return not bool(traces[~mask].any())

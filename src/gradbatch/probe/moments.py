@@ -40,7 +40,7 @@ __all__ = [
 @singledispatch
 def sqnorms(form: PerSample) -> Tensor:
     r"""Squared norms $\|g_i\|^2$, [B]."""
-    return torch.cat([_row_sqnorms(form.piece(start, stop).flatten(1)) for start, stop in form.bounds()])
+    return torch.cat([_row_sqnorms(form.rows_of(start, stop)) for start, stop in form.bounds()])
 
 
 @sqnorms.register
@@ -87,7 +87,7 @@ def _(form: Total) -> Tensor:
     tables = [part for part in form.parts if isinstance(part, Lookup)]
     others = [part for part in form.parts if isinstance(part, Outer | OuterSum)]
     if len(tables) != 1 or len(others) != 1 or len(form.parts) != 2:
-        return torch.cat([_row_sqnorms(form.piece(start, stop).flatten(1)) for start, stop in form.bounds()])
+        return torch.cat([_row_sqnorms(form.rows_of(start, stop)) for start, stop in form.bounds()])
     total = sqnorms(tables[0]) + sqnorms(others[0]) + 2 * _inner(tables[0], others[0])
     return total.clamp_(min=0)
 
@@ -173,7 +173,7 @@ def _(form: Rearranged) -> Tensor:
 def projections(form: PerSample, direction: Tensor) -> Tensor:
     r"""$g_i\cdot v$ with one vector $v$ of the parameter's shape, [B]."""
     flat = direction.reshape(-1)
-    return torch.cat([form.piece(start, stop).flatten(1) @ flat for start, stop in form.bounds()])
+    return torch.cat([form.rows_of(start, stop) @ flat for start, stop in form.bounds()])
 
 
 @projections.register
@@ -337,7 +337,7 @@ def _(form: Rearranged, size: int) -> Tensor:
 @singledispatch
 def stride_gram(form: PerSample, size: int) -> Tensor:
     r"""Inner products of the strides' summed gradients, [k, k]."""
-    flat = stride_sums(form, size).flatten(1)
+    flat = _flat(stride_sums(form, size))
     return flat @ flat.mT
 
 
@@ -346,7 +346,7 @@ def _(form: Outer, size: int) -> Tensor:
     samples, left, right = form.num_samples, *form.shape
     # Multiplications: B^2 (L + R) for the samples' Gram matrices; B L R + k^2 L R for the sums.
     if samples * (left + right) > left * right * (1 + samples / size**2):
-        flat = stride_sums(form, size).flatten(1)
+        flat = _flat(stride_sums(form, size))
         return flat @ flat.mT
     gram = (form.left.tensor @ form.left.tensor.mT) * (form.right.tensor @ form.right.tensor.mT)
     return _by_stride(_by_stride(gram, size).sum(1).mT.contiguous(), size).sum(1)
@@ -355,6 +355,11 @@ def _(form: Outer, size: int) -> Tensor:
 @stride_gram.register
 def _(form: Rearranged, size: int) -> Tensor:
     return stride_gram(form.base, size)
+
+
+def _flat(sums: Tensor) -> Tensor:
+    """One row for each stride."""
+    return sums.reshape(len(sums), -1)
 
 
 def _row_sqnorms(rows: Tensor) -> Tensor:

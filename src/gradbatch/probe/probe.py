@@ -306,15 +306,17 @@ class Measurement:
         own = listener.end()
         if failed or plan is None:
             return
-        if len(own) > 1:
+        if not own and not self._is_announced:
+            return
+        whole: Heard | None = Heard(accumulates=True)
+        for heard in own:
+            whole = whole and whole.joined(heard)
+        if whole is None:
             raise MeasurementError(
                 f"{len(own)} backward passes accumulated gradients within one measurement, which needs exactly "
                 "one: call backward once, on the sum of the losses"
             )
-        if own:
-            self._probe._absorb(self, own[0], plan)
-        elif self._is_announced:
-            self._probe._absorb(self, Heard(accumulates=True), plan)  # a pass in which nothing was heard
+        self._probe._absorb(self, whole, plan)
 
 
 def _checked(quantities: Iterable[str]) -> frozenset[str]:

@@ -156,7 +156,8 @@ def summarise(
         of_samples = _projections(sums, gradient)
         spreads = [spread for cut in partitions.values() for spread in _spreads(of_samples, cut)]
     loss_value, shares, host_spreads = _on_host(sums, gradient, momenta, loss, quantities, spreads)
-    if not sums.by_chunks and sums.num_counted == sums.num_samples and _is_contradicted(sums, shares):
+    is_exact = sums.is_complete and not sums.by_chunks and sums.num_counted == sums.num_samples
+    if is_exact and _is_contradicted(sums, shares):
         sums.is_contradicted, sums.is_complete = True, False
     rest = iter(host_spreads)
     parts = {name: _parts(sums, shares, cut, rest, quantities) for name, cut in partitions.items()}
