@@ -8,18 +8,9 @@ from torch import Tensor
 from torch.autograd.graph import Node
 
 from gradbatch.probe.forms import Dense, Lookup, Mapped, Outer, OuterSum, PerSample, Rearranged
-from gradbatch.probe.operations import Call
+from gradbatch.probe.operations import Call, output_shape
 
-__all__ = ["LEAF", "carried", "operand_shape"]
-
-LEAF = "torch::autograd::AccumulateGrad"
-"""Name of the nodes behind which the parameters are."""
-
-
-def operand_shape(node: Node, index: int) -> torch.Size:
-    """Shape of a node's output, or of the parameter itself at a leaf."""
-    return node.variable.shape if node.name() == LEAF else torch.Size(node._input_metadata[index].shape)
-
+__all__ = ["carried"]
 
 def carried(form: PerSample, node: Node, index: int, places: Mapping[Node, int], call: Call) -> dict[int, PerSample]:
     """Per-sample gradients of parameters, from those of a tensor that was computed from parameters alone.
@@ -40,7 +31,7 @@ def carried(form: PerSample, node: Node, index: int, places: Mapping[Node, int],
             return _mapped(form, node, index, places)
         child, child_index = node.next_functions[0]
         assert child is not None
-        form = view(form, node, operand_shape(child, child_index), call)
+        form = view(form, node, output_shape(child, child_index), call)
         node, index = child, child_index
     return {places[node]: form}
 
@@ -83,7 +74,7 @@ def _sent_back(order: Sequence[Node], index: int, grad: Tensor, leaf: Node) -> T
         sent = node(*(own.get(output) for output in range(len(node._input_metadata))))
         for (child, output), part in zip(node.next_functions, sent if isinstance(sent, tuple) else (sent,), strict=True):
             if child is not None and part is not None:
-                part = part.sum_to_size(operand_shape(child, output))
+                part = part.sum_to_size(output_shape(child, output))
                 of_child = waiting.setdefault(child, {})
                 of_child[output] = of_child[output] + part if output in of_child else part
     raise AssertionError("a leaf below a node is reached from it")

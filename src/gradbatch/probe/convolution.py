@@ -24,10 +24,10 @@ __all__ = ["convolution", "windows"]
 def convolution(call: Call) -> dict[int, PerSample]:
     """Kernel and bias of a convolution."""
     forms: dict[int, PerSample] = {}
-    if 1 in call.shapes:
-        forms[1] = _kernel(call, call.shapes[1])
-    if 2 in call.shapes:
-        forms[2] = reduced(call, call.grad.flatten(2).sum(2), call.shapes[2])
+    if 1 in call.operands:
+        forms[1] = _kernel(call, call.shape(1))
+    if 2 in call.operands:
+        forms[2] = reduced(call, call.grad.flatten(2).sum(2), call.shape(2))
     return forms
 
 

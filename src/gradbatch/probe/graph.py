@@ -17,14 +17,17 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node
 
-from gradbatch.probe.chains import LEAF
 from gradbatch.probe.coverage import ParameterTable
 from gradbatch.probe.layout import Folded, Layout, Packed, find_layouts
+from gradbatch.probe.operations import LEAF
 
 __all__ = ["Junction", "Trace", "Tracer", "places_of"]
 
 Key = int | tuple[Any, ...]
 """What a node looks like from below: its place for a leaf, else its name and the keys of its operands."""
+
+Operands = Sequence[tuple[Node | None, int]]
+"""The nodes of which a node's operands are outputs, and of which output; no node for a constant."""
 
 Learned = Layout | Literal["free", "packed"]
 """Of a node: how the samples lie in it, once for all or as they are packed in each batch; or that there are none."""
@@ -57,7 +60,7 @@ class Trace:
         unknown: Nodes with free operands of which nothing was learned yet.
     """
 
-    nodes: dict[Node, Key | None] = field(default_factory=dict)
+    nodes: dict[Node | None, Key | None] = field(default_factory=dict)
     leaves: dict[Node, int] = field(default_factory=dict)
     junctions: list[Junction] = field(default_factory=list)
     unknown: list[tuple[Node, Key]] = field(default_factory=list)
@@ -90,32 +93,53 @@ class Tracer:
             What was found.
         """
         trace = Trace()
-        for node, operands in _operands_first(roots, trace.nodes):
-            trace.nodes[node] = self._key(node, operands, trace, packings)
+        keys, learned = trace.nodes, self._learned
+        keys[None] = None  # a constant operand
+        waiting: dict[Node, Operands] = {}
+        stack = list(roots)
+        while stack:  # operands first; this loop runs at every step, over every node
+            node = stack[-1]
+            if node in keys:
+                stack.pop()
+                continue
+            operands = waiting.get(node)
+            if operands is None:
+                operands = waiting[node] = node.next_functions
+                ahead = [child for child, _ in operands if child not in keys]
+                if ahead:
+                    stack += ahead
+                    continue
+            stack.pop()
+            if not operands:
+                keys[node] = self._leaf(node, trace)
+                continue
+            below = [keys[child] for child, _ in operands]
+            keys[node] = None
+            if below.count(None) < len(below):
+                key = (node.name(), *below)
+                known = learned.get(key)
+                if known == "free":
+                    keys[node] = key
+                else:
+                    self._meeting(node, key, known, trace, packings)
+        del keys[None]
         return trace
 
-    def _key(
-        self, node: Node, operands: Sequence[tuple[Node | None, int]], trace: Trace, packings: Sequence[Packed]
-    ) -> Key | None:
-        """The node's key if it is free of samples; else take it down if it is a junction."""
-        if not operands:
-            place = self._places.get(id(node.variable)) if node.name() == LEAF else None
-            if place is not None:
-                trace.leaves[node] = place
-            return place
-        key = _look(node, operands, trace.nodes)
-        if key is None:
-            return None
-        learned = self._learned.get(key)
-        if learned == "free":
-            return key
-        layout = _packing_of(node, packings) if learned == "packed" else learned
+    def _leaf(self, node: Node, trace: Trace) -> int | None:
+        """The parameter's place, for a leaf that is one."""
+        place = self._places.get(id(node.variable)) if node.name() == LEAF else None
+        if place is not None:
+            trace.leaves[node] = place
+        return place
+
+    def _meeting(self, node: Node, key: Key, known: "Learned | None", trace: Trace, packings: Sequence[Packed]) -> None:
+        """Take down a node with free operands that is not free itself."""
+        layout = _packing_of(node, packings) if known == "packed" else known
         if layout is None:
             trace.unknown.append((node, key))
         else:
             free = [place for place, part in enumerate(key[1:]) if part is not None]
             trace.junctions.append(Junction(node, key, layout, free))
-        return None
 
     def forget(self, junction: Junction) -> None:
         """Learn a node anew, whose layout turned out to be another."""
@@ -200,28 +224,6 @@ _LAYERS = frozenset(
     }
 )
 """Operations that need samples to make sense."""
-
-
-def _operands_first(
-    roots: Sequence[Node], done: Mapping[Node, object]
-) -> Iterator[tuple[Node, Sequence[tuple[Node | None, int]]]]:
-    """All nodes below the roots with their operands, each after all of its operands; ``done`` holds those gone by."""
-    waiting: dict[Node, Sequence[tuple[Node | None, int]]] = {}
-    stack = list(roots)
-    while stack:
-        node = stack[-1]
-        if node in done:
-            stack.pop()
-            continue
-        operands = waiting.get(node)
-        if operands is None:
-            operands = waiting[node] = node.next_functions
-            ahead = [child for child, _ in operands if child is not None and child not in done]
-            if ahead:
-                stack += ahead
-                continue
-        stack.pop()
-        yield node, operands
 
 
 def _look(node: Node, operands: Sequence[tuple[Node | None, int]], keys: Mapping[Node, Key | None]) -> Key | None:

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import GraphExecGroup
 from torch.utils.hooks import RemovableHandle
 
-from gradbatch.probe.chains import carried, operand_shape
+from gradbatch.probe.chains import carried
 from gradbatch.probe.coverage import ParameterTable
 from gradbatch.probe.forms import Dense, PerSample, Rows, combined, settled
 from gradbatch.probe.graph import Junction, Trace, Tracer, places_of
@@ -126,7 +126,8 @@ class Listener:
         """Forget the measurement; nodes hold our hooks, so that we must not go on holding them."""
         self.plan: Plan | None = None
         self._passes: dict[int, Heard] | None = None
-        self._junctions: dict[Node, Junction] = {}
+        self._junctions: list[Junction] = []
+        self._hooked: set[Node] = set()
         self._leaves: dict[Node, int] = {}
         self._num_uses: dict[int, int] = {}
         self._unknown: set[int] = set()
@@ -191,14 +192,14 @@ class Listener:
         self._leaves.update(trace.leaves)
         self._unknown.update(place for _, key in trace.unknown for place in places_of(key))
         for junction in trace.junctions:
-            if junction.node in self._junctions:
+            if junction.node in self._hooked:
                 continue
-            self._junctions[junction.node] = junction
+            self._hooked.add(junction.node)
+            self._junctions.append(junction)
             for operand in junction.key[1:]:
                 for place in places_of(operand) if operand is not None else ():
                     self._num_uses[place] = self._num_uses.get(place, 0) + 1
-            index = len(self._junctions) - 1
-            junction.node.register_prehook(partial(self._on_node, self._passes, index))
+            junction.node.register_prehook(partial(self._on_node, self._passes, len(self._junctions) - 1))
 
     def _learn(self, trace: Trace) -> str:
         """Find out how the samples lie; why they cannot be told apart, or an empty string."""
@@ -243,7 +244,7 @@ class Listener:
         heard = self._heard_now()
         if heard.problem:
             return
-        heard.problem = self._problem or self._take(list(self._junctions.values())[index], heard, grads)
+        heard.problem = self._problem or self._take(self._junctions[index], heard, grads)
 
     def _take(self, junction: Junction, heard: Heard, grads: tuple[Tensor | None, ...]) -> str:
         """Take the per-sample gradients at a junction; why it cannot be done, or an empty string."""
@@ -254,8 +255,7 @@ class Listener:
             return ""
         heard.rounding = max(heard.rounding, torch.finfo(first.dtype).eps)
         node, operands = junction.node, junction.node.next_functions
-        shapes = {place: operand_shape(*operands[place]) for place in junction.operands}
-        call = Call(node, grads, shapes, junction.layout, plan.num_samples, plan.count, self._group)
+        call = Call(node, grads, junction.operands, junction.layout, plan.num_samples, plan.count, self._group)
         try:
             with _plain_arithmetic(first):
                 for place, form in per_sample_gradients(call).items():

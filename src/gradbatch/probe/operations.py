@@ -7,7 +7,7 @@ asked for. Nothing is computed anew that could come out differently, such as a d
 Letters: B samples, T positions of each, I inputs, O outputs, C channels, V rows of a table, D numbers in a row.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,17 @@ from torch.utils.checkpoint import GraphExecGroup
 from gradbatch.probe.forms import Dense, Lookup, Outer, OuterSum, PerSample, Rows
 from gradbatch.probe.layout import Folded, Layout
 
-__all__ = ["OPERATIONS", "Call", "Operation", "UnknownOperationError", "operation", "per_sample_gradients", "reduced"]
+__all__ = [
+    "LEAF",
+    "OPERATIONS",
+    "Call",
+    "Operation",
+    "UnknownOperationError",
+    "operation",
+    "output_shape",
+    "per_sample_gradients",
+    "reduced",
+]
 
 
 class UnknownOperationError(Exception):
@@ -33,7 +43,7 @@ class Call:
     Attributes:
         node: The operation's backward, which holds what was saved for it.
         grads: Gradients of its outputs; ``None`` where an output has none.
-        shapes: Shape of each operand asked for, by its place among the operands.
+        operands: Places of the operands asked for.
         layout: How the samples lie in the first output.
         num_samples: Samples B of the pass.
         count: How many of them to look at, from the first.
@@ -42,7 +52,7 @@ class Call:
 
     node: Node
     grads: tuple[Tensor | None, ...]
-    shapes: Mapping[int, torch.Size]
+    operands: Sequence[int]
     layout: Layout
     num_samples: int
     count: int
@@ -55,6 +65,12 @@ class Call:
         grad = self.grads[0]
         assert grad is not None
         return grad
+
+    def shape(self, place: int) -> torch.Size:
+        """Shape of an operand."""
+        child, output = self.node.next_functions[place]
+        assert child is not None
+        return output_shape(child, output)
 
     def saved(self, name: str) -> Any:
         """What autograd saved under this name; to be asked for once, since a checkpoint gives it once."""
@@ -76,8 +92,17 @@ class Call:
         return self._rows
 
 
+LEAF = "torch::autograd::AccumulateGrad"
+"""Name of the nodes behind which the parameters are."""
+
+
+def output_shape(node: Node, output: int) -> torch.Size:
+    """Shape of a node's output, or of the parameter itself at a leaf."""
+    return node.variable.shape if node.name() == LEAF else torch.Size(node._input_metadata[output].shape)
+
+
 Operation = Callable[[Call], dict[int, PerSample]]
-"""``(call) -> {operand's place: its per-sample gradients}`` for the operands in ``call.shapes``."""
+"""``(call) -> {operand's place: its per-sample gradients}`` for the operands in ``call.operands``."""
 
 OPERATIONS: dict[str, Operation] = {}
 """Operations by the name of their backward."""
@@ -156,40 +181,40 @@ def matrix_product(call: Call) -> dict[int, PerSample]:
     is_sum = call.node.name() == "AddmmBackward0"
     right = 2 if is_sum else 1
     forms: dict[int, PerSample] = {}
-    for place, shape in call.shapes.items():
+    for place in call.operands:
         if place == right - 2:
-            beta = call.saved("beta")
-            forms[place] = reduced(call, call.grad if beta == 1 else call.grad * beta, shape)
+            beta = call.node._saved_beta
+            forms[place] = reduced(call, call.grad if beta == 1 else call.grad * beta, call.shape(place))
             continue
         axis = call.layout.axis if isinstance(call.layout, Folded) else 0
         if axis != right - place:
             raise UnknownOperationError(f"{call.node.name()} has the samples along an axis of the parameter")
         other = call.saved("mat2" if place != right else "mat1" if is_sum else "self")
-        alpha = call.saved("alpha") if is_sum else 1
-        grads, others = call.rows, call.by_sample(other if alpha == 1 else other * alpha)
-        forms[place] = _product(others, grads, shape) if place == right else _product(grads, others, shape)
+        alpha = call.node._saved_alpha if is_sum else 1
+        grads, others = call.rows, Rows(call.by_sample(other if alpha == 1 else other * alpha))
+        forms[place] = _product(others, grads) if place == right else _product(grads, others)
     return forms
 
 
-def _product(left: Tensor | Rows, right: Tensor | Rows, shape: torch.Size) -> PerSample:
+def _product(left: Rows, right: Rows) -> PerSample:
     """The outer products of two factors [B, N], or their sums over positions [B, T, N]."""
-    lefts, rights = (side if isinstance(side, Rows) else Rows(side) for side in (left, right))
-    if lefts.tensor.dim() == 2:
-        return Outer(lefts, rights)
-    return OuterSum(lefts.tensor[:, None], rights.tensor[:, None], shape)
+    if left.tensor.dim() == 2:
+        return Outer(left, right)
+    shape = torch.Size((left.tensor.shape[2], right.tensor.shape[2]))
+    return OuterSum(left.tensor[:, None], right.tensor[:, None], shape)
 
 
 @operation("BmmBackward0")
 def batched_product(call: Call) -> dict[int, PerSample]:
     """Several matrices, each of which multiplies its own share of the samples' vectors."""
     forms: dict[int, PerSample] = {}
-    for place, shape in call.shapes.items():
+    for place in call.operands:
         if call.layout.axis != (1 if place == 1 else 2) if isinstance(call.layout, Folded) else True:
             raise UnknownOperationError("BmmBackward0 has the samples along an axis of the parameter")
         # [B, (T,) G, N] -> [B, G, T, N]
         others, grads = (_by_group(call.by_sample(side)) for side in (call.saved("self" if place else "mat2"), call.grad))
         sides = (others, grads) if place else (grads, others)
-        forms[place] = OuterSum(*sides, shape)
+        forms[place] = OuterSum(*sides, call.shape(place))
     return forms
 
 
@@ -208,17 +233,18 @@ def look_up(call: Call) -> dict[int, PerSample]:
     ids = call.by_sample(ids)
     ids, grad = ids.reshape(len(ids), -1), grad.reshape(len(grad), -1, grad.shape[-1])
     padding = call.saved("padding_idx")
-    if 0 <= padding < call.shapes[0][0]:  # a number without a sign stands for none
+    if 0 <= padding < call.shape(0)[0]:  # a number without a sign stands for none
         grad = grad.masked_fill((ids == padding)[..., None], 0)
-    return {0: Lookup(ids, grad, call.shapes[0])}
+    return {0: Lookup(ids, grad, call.shape(0))}
 
 
 @operation("EmbeddingBagBackward0")
 def look_up_bags(call: Call) -> dict[int, PerSample]:
     """Sums or means of a table's rows, one bag for each output."""
-    mode, (vocabulary, width) = call.saved("mode"), call.shapes.get(0, (0, 0))
-    if mode == 2 or call.saved("scale_grad_by_freq") or set(call.shapes) != {0}:
+    mode = call.saved("mode")
+    if mode == 2 or call.saved("scale_grad_by_freq") or list(call.operands) != [0]:
         return any_operation(call)
+    vocabulary, width = call.shape(0)
     ids, offsets, weights = call.saved("indices"), call.saved("offsets"), call.saved("per_sample_weights")
     padding = call.saved("padding_idx")
     counts = offsets.to(torch.long).diff(append=offsets.new_tensor([len(ids)]).long())[: len(call.grad)]
@@ -236,13 +262,13 @@ def look_up_bags(call: Call) -> dict[int, PerSample]:
     table[bags, places], scale[bags, places] = ids, factors
     grad = call.grad[:, None] * scale[..., None]
     table, grad = call.by_sample(table), call.by_sample(grad)
-    return {0: Lookup(table.reshape(len(table), -1), grad.reshape(len(grad), -1, width), call.shapes[0])}
+    return {0: Lookup(table.reshape(len(table), -1), grad.reshape(len(grad), -1, width), call.shape(0))}
 
 
 @operation("IndexBackward0")
 def index_rows(call: Call) -> dict[int, PerSample]:
     """Rows of a parameter, picked by one tensor of indices."""
-    indices, shape = call.saved("indices"), call.shapes[0]
+    indices, shape = call.saved("indices"), call.shape(0)
     if len(indices) != 1 or indices[0] is None or indices[0].dtype == torch.bool or len(shape) < 2:
         return any_operation(call)
     ids = call.by_sample(indices[0] % shape[0])
@@ -258,11 +284,11 @@ def index_rows(call: Call) -> dict[int, PerSample]:
 def layer_norm(call: Call) -> dict[int, PerSample]:
     r"""Scale $\sum_t b_t\circ\hat a_t$ and shift $\sum_t b_t$ of a layer norm."""
     forms: dict[int, PerSample] = {}
-    if 1 in call.shapes:
+    if 1 in call.operands:
         normalised = (call.saved("input") - call.saved("result1")) * call.saved("result2")
-        forms[1] = reduced(call, normalised.mul_(call.grad), call.shapes[1])
-    if 2 in call.shapes:
-        forms[2] = reduced(call, call.grad, call.shapes[2])
+        forms[1] = reduced(call, normalised.mul_(call.grad), call.shape(1))
+    if 2 in call.operands:
+        forms[2] = reduced(call, call.grad, call.shape(2))
     return forms
 
 
@@ -270,7 +296,7 @@ def layer_norm(call: Call) -> dict[int, PerSample]:
 def rms_norm(call: Call) -> dict[int, PerSample]:
     r"""Scale $\sum_t b_t\circ\hat a_t$ of a root-mean-square norm."""
     normalised = call.saved("input") * call.saved("result1")
-    return {1: reduced(call, normalised.mul_(call.grad), call.shapes[1])}
+    return {1: reduced(call, normalised.mul_(call.grad), call.shape(1))}
 
 
 @operation("NativeGroupNormBackward0")
@@ -278,14 +304,14 @@ def group_norm(call: Call) -> dict[int, PerSample]:
     """Scale and shift of a group norm, from sums over the pixels [N, C]; the normalised input is not built."""
     grad = call.grad.flatten(2) if call.grad.dim() > 2 else call.grad[..., None]
     sums, forms = grad.sum(2), dict[int, PerSample]()
-    if 1 in call.shapes:
+    if 1 in call.operands:
         a = call.saved("input").reshape(grad.shape)
         mean, scale = (
             call.saved(name).repeat_interleave(grad.shape[1] // call.saved("group"), 1) for name in ("result1", "result2")
         )
-        forms[1] = reduced(call, ((a * grad).sum(2) - mean * sums) * scale, call.shapes[1])
-    if 2 in call.shapes:
-        forms[2] = reduced(call, sums, call.shapes[2])
+        forms[1] = reduced(call, ((a * grad).sum(2) - mean * sums) * scale, call.shape(1))
+    if 2 in call.operands:
+        forms[2] = reduced(call, sums, call.shape(2))
     return forms
 
 
@@ -296,12 +322,12 @@ def batch_norm(call: Call) -> dict[int, PerSample]:
         raise UnknownOperationError("a batch norm in training mixes samples")
     grad = call.grad.flatten(2) if call.grad.dim() > 2 else call.grad[..., None]
     sums, forms = grad.sum(2), dict[int, PerSample]()
-    if 1 in call.shapes:
+    if 1 in call.operands:
         a = call.saved("input").reshape(grad.shape)
         scale = (call.saved("running_var") + call.saved("eps")).rsqrt()
-        forms[1] = reduced(call, ((a * grad).sum(2) - call.saved("running_mean") * sums) * scale, call.shapes[1])
-    if 2 in call.shapes:
-        forms[2] = reduced(call, sums, call.shapes[2])
+        forms[1] = reduced(call, ((a * grad).sum(2) - call.saved("running_mean") * sums) * scale, call.shape(1))
+    if 2 in call.operands:
+        forms[2] = reduced(call, sums, call.shape(2))
     return forms
 
 
@@ -309,16 +335,16 @@ def batch_norm(call: Call) -> dict[int, PerSample]:
 def broadcast(call: Call) -> dict[int, PerSample]:
     """An addend, or a parameter repeated for each sample."""
     forms: dict[int, PerSample] = {}
-    for place, shape in call.shapes.items():
+    for place in call.operands:
         scale = call.saved("alpha") if place == 1 else 1
-        forms[place] = reduced(call, call.grad if scale == 1 else call.grad * scale, shape)
+        forms[place] = reduced(call, call.grad if scale == 1 else call.grad * scale, call.shape(place))
     return forms
 
 
 @operation("RepeatBackward0")
 def repeat(call: Call) -> dict[int, PerSample]:
     """A parameter tiled along the leading axis, once for each sample (an instance norm's scale)."""
-    (shape,) = call.shapes.values()
+    shape = call.shape(0)
     grad = call.by_sample(call.grad)
     if call.layout != _PLAIN or grad.shape[1:] != shape:
         return any_operation(call)
@@ -329,7 +355,7 @@ def repeat(call: Call) -> dict[int, PerSample]:
 def elementwise_product(call: Call) -> dict[int, PerSample]:
     """A factor."""
     names = {0: "other", 1: "self"}
-    return {place: reduced(call, call.grad * call.saved(names[place]), shape) for place, shape in call.shapes.items()}
+    return {place: reduced(call, call.grad * call.saved(names[place]), call.shape(place)) for place in call.operands}
 
 
 def any_operation(call: Call) -> dict[int, PerSample]:
@@ -350,16 +376,16 @@ def any_operation(call: Call) -> dict[int, PerSample]:
         whole = call.node(*call.grads)
         whole = whole if isinstance(whole, tuple) else (whole,)
         # Autograd itself sums over broadcast axes, after the operation's backward.
-        if all(whole[place].shape == call.grad.shape for place in call.shapes):
-            return {place: reduced(call, whole[place], shape) for place, shape in call.shapes.items()}
-        written: dict[int, list[Tensor]] = {place: [] for place in call.shapes}
+        if all(whole[place].shape == call.grad.shape for place in call.operands):
+            return {place: reduced(call, whole[place], call.shape(place)) for place in call.operands}
+        written: dict[int, list[Tensor]] = {place: [] for place in call.operands}
         for sample in range(call.count):
             grads = [None if g is None else call.layout.only(g, sample, call.num_samples) for g in call.grads]
             own = call.node(*grads)
             own = own if isinstance(own, tuple) else (own,)
-            for place, shape in call.shapes.items():
-                written[place].append(own[place].sum_to_size(shape).flatten())
-    return {place: Dense(Rows(_single(torch.stack(written[place]))), shape) for place, shape in call.shapes.items()}
+            for place in call.operands:
+                written[place].append(own[place].sum_to_size(call.shape(place)).flatten())
+    return {place: Dense(Rows(_single(torch.stack(rows))), call.shape(place)) for place, rows in written.items()}
 
 
 def _single(tensor: Tensor) -> Tensor:
