@@ -9,6 +9,8 @@ from gradbatch._types import Statistics as Statistics
 from gradbatch.controller import Controller as Controller
 from gradbatch.errors import GradbatchError as GradbatchError
 from gradbatch.probe import Probe as Probe
+from gradbatch.probe import check as check
+from gradbatch.probe import register_formula as register_formula
 from gradbatch.rules import CABS as CABS
 from gradbatch.rules import Clip as Clip
 from gradbatch.rules import Every as Every
@@ -38,6 +40,8 @@ __all__ = [
     "Schedule",
     "Statistics",
     "Warmup",
+    "check",
+    "register_formula",
 ]
 
 __version__ = "0.1.0.dev0"

@@ -1,5 +1,6 @@
 """What the controller refuses, one sentence each."""
 
+import math
 from typing import Any
 
 import torch
@@ -11,7 +12,16 @@ from gradbatch.errors import InvalidInputError
 from gradbatch.stream import SampleStream
 from gradbatch.updating import parameters_of
 
-__all__ = ["check_budget", "check_loss", "check_parts", "check_rules", "check_single_rank", "check_sinks", "check_size"]
+__all__ = [
+    "check_budget",
+    "check_loss",
+    "check_parts",
+    "check_rules",
+    "check_single_rank",
+    "check_sinks",
+    "check_size",
+    "check_weight",
+]
 
 
 def check_rules(rule: Any, shadows: Any) -> None:
@@ -91,4 +101,12 @@ def check_loss(loss: Any, reduction: str) -> None:
     if not loss.requires_grad:
         raise InvalidInputError(
             "`loss` has no graph behind it: compute it from the model's output, outside of `torch.no_grad()`"
+        )
+
+
+def check_weight(weight: float | None) -> None:
+    """What a loss is a mean over is a positive number."""
+    if weight is not None and not 0 < weight < math.inf:
+        raise InvalidInputError(
+            f"`weight` must be what the loss is a mean over, such as the number of tokens, got {weight!r}"
         )

@@ -21,6 +21,7 @@ from gradbatch._arguments import (
     check_single_rank,
     check_sinks,
     check_size,
+    check_weight,
 )
 from gradbatch._types import QUANTITIES, Decision, Progress, Record, Rule, Statistics
 from gradbatch.asking import ask, kind_of, lacking, named
@@ -63,6 +64,7 @@ class _Batch:
     started: float
     state: Any
     drawn: int = 0
+    weight: float | None = None
     micro_batches: int = 0
     loss: Tensor | float = 0.0
     is_recorded: bool = False
@@ -85,6 +87,7 @@ class Controller:
             the plain loop's own arithmetic.
         estimator: How statistics are measured, see `Probe`: ``"auto"``, ``"layers"`` or ``"chunks"``. ``chunks``
             cuts a batch into at least four pieces where training would use fewer.
+        sample_fraction: Measure this part of each batch only, see `Probe`.
         clip_grad_norm: Clip the gradient's norm to this, after the statistics and before the update.
         scaler: A ``torch.amp.GradScaler``; statistics are those of the unscaled gradients.
         sinks: Where the records go.
@@ -117,6 +120,7 @@ class Controller:
         batch_size: int,
         micro_batch_size: int | None = None,
         estimator: Estimator = "auto",
+        sample_fraction: float = 1.0,
         clip_grad_norm: float | None = None,
         scaler: torch.amp.GradScaler | None = None,
         sinks: Sequence[Sink] = (),
@@ -138,7 +142,7 @@ class Controller:
             )
         self._rule = rule
         self._optimizer = optimizer
-        self._meter = Meter(model, optimizer, estimator)
+        self._meter = Meter(model, optimizer, estimator, sample_fraction)
         self._updater = Updater(optimizer, clip_grad_norm, scaler)
         self._stream = stream
         self._micro_batch_size = micro_batch_size
@@ -211,18 +215,25 @@ class Controller:
             if run == self._run:
                 self._abandon()
 
-    def backward(self, loss: Tensor, *, reduction: Literal["mean", "sum"] = "mean") -> None:
-        """Send the micro-batch's loss backward, under observation.
+    def backward(
+        self, loss: Tensor, *, reduction: Literal["mean", "sum"] = "mean", weight: float | None = None
+    ) -> None:
+        r"""Send the micro-batch's loss backward, under observation.
 
-        The loss is weighted so that the micro-batches of a batch add up to the mean over its samples.
+        The loss is weighted so that the micro-batches of a batch add up to the mean over its samples. With
+        ``weight`` $w_k$ they add up to $\sum_k w_k L_k/\sum_k w_k$ instead: for a loss that is a mean over tokens,
+        with their number, the mean over all the batch's tokens. The gradient of a sample is then its tokens' sum times
+        samples per token of the batch, so that the samples' mean is still the gradient.
 
         Args:
             loss: The loss of the micro-batch, a scalar.
-            reduction: Whether ``loss`` is the mean or the sum over the micro-batch's samples.
+            reduction: Whether ``loss`` is the mean or the sum over the micro-batch's samples (or tokens).
+            weight: What the loss is a mean or a sum over, where that is not the samples.
 
         Raises:
-            InvalidInputError: If ``loss`` is not a scalar with a graph behind it, or ``reduction`` is unknown.
-            MeasurementError: If no micro-batch is waiting for its backward.
+            InvalidInputError: If ``loss`` is not a scalar with a graph behind it, ``reduction`` is unknown or
+                ``weight`` is not positive.
+            MeasurementError: If no micro-batch is waiting for its backward, or only some of a batch have a weight.
         """
         batch, count = self._batch, self._handed_out
         if batch is None or count == 0:
@@ -231,22 +242,38 @@ class Controller:
                 "it inside the loop, on the sum of the losses"
             )
         check_loss(loss, reduction)
-        weight = (count if reduction == "mean" else 1) / batch.size
-        weighted = loss if weight == 1 else loss * weight
+        check_weight(weight)
+        if batch.drawn and (weight is None) != (batch.weight is None):
+            raise MeasurementError("give `weight` with every micro-batch of a batch, or with none")
         try:
             self._updater.check_gradients(may_be_edited=False)
-            self._meter.backward(self._updater.scaled(weighted))
+            total = batch.size if weight is None else self._reweighted(batch, weight)
+            own = count if weight is None else weight
+            share = (own if reduction == "mean" else 1) / total
+            weighted = loss if share == 1 else loss * share
+            loss_scale = own / total * self._updater.loss_scale
+            self._meter.backward(self._updater.scaled(weighted), loss_scale=loss_scale, weight=own)
         except BaseException:  # gradients of half a pass cannot be taken back: the batch begins anew
             self._abandon()
             raise
         self._updater.remember_gradients()
-        share = weighted.detach()
-        if share.dim() > 0 or share.dtype in (torch.float16, torch.bfloat16):
-            share = share.reshape(()).float()
-        batch.loss = share if batch.drawn == 0 else batch.loss + share
+        value = weighted.detach()
+        if value.dim() > 0 or value.dtype in (torch.float16, torch.bfloat16):
+            value = value.reshape(()).float()
+        batch.loss = value if batch.drawn == 0 else batch.loss + value
         batch.drawn += count
         batch.micro_batches += 1
         self._handed_out = 0
+
+    def _reweighted(self, batch: _Batch, weight: float) -> float:
+        """The batch's weight with one more micro-batch in it, for which the earlier ones make room."""
+        total = weight + (batch.weight or 0.0)
+        if batch.weight is not None:
+            shrink = batch.weight / total
+            self._updater.shrink_gradients(shrink)
+            batch.loss = batch.loss * shrink
+        batch.weight = total
+        return total
 
     def step(self) -> Record | None:
         """Decide and update, once the batch is complete.
@@ -387,7 +414,7 @@ class Controller:
             pieces = pieces or self._pieces(batch.size - batch.drawn)
             self._handed_out = pieces.pop(0)
             micro_batch = self._stream.take(self._handed_out, self._device)
-            self._meter.begin_pass(self._handed_out, self._handed_out / batch.size * self._updater.loss_scale)
+            self._meter.begin_pass(self._handed_out)
             yield micro_batch
             if self._batch is not batch and not batch.is_recorded:  # abandoned: hand its samples out again
                 self._stream.rewind()
@@ -435,10 +462,11 @@ class Controller:
         more = self._stream.available(min(more, room)) if room > 0 else 0
         if more == 0:
             return False
-        # The only place where gradients are renormalised: the mean is over more samples than was planned.
-        shrink = batch.drawn / (batch.drawn + more)
-        self._updater.shrink_gradients(shrink)
-        batch.loss = batch.loss * shrink
+        if batch.weight is None:  # else each weight makes its own room
+            # Gradients are renormalised: the mean is over more samples than was planned.
+            shrink = batch.drawn / (batch.drawn + more)
+            self._updater.shrink_gradients(shrink)
+            batch.loss = batch.loss * shrink
         batch.size = batch.drawn + more
         return True
 

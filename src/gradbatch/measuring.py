@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 from gradbatch._types import Statistics
 from gradbatch.errors import MeasurementError
 from gradbatch.probe import Estimator, Measurement, Probe
-from gradbatch.updating import parameters_of
+from gradbatch.updating import momenta_of, parameters_of
 
 __all__ = ["Meter"]
 
@@ -20,15 +20,20 @@ class Meter:
         model: The model.
         optimizer: Its parameters are observed, by parameter group; they may be frozen, thawed or added to.
         estimator: See `Probe`.
+        sample_fraction: See `Probe`.
     """
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, estimator: Estimator) -> None:
+    def __init__(
+        self, model: nn.Module, optimizer: Optimizer, estimator: Estimator, sample_fraction: float = 1.0
+    ) -> None:
         self._model = model
         self._optimizer = optimizer
         self._wish: Estimator = estimator
+        self._sample_fraction = sample_fraction
         self._trainable: list[list[nn.Parameter]] = []
         self._probe: Probe | None = None
         self._is_asked = False
+        self._needs_momenta = False
         self._measurement: Measurement | None = None
 
     @property
@@ -50,27 +55,34 @@ class Meter:
         if "noise_scale" in quantities:
             quantities |= {"grad_variance"}  # without which a missing noise scale could mean two things
         self._is_asked = bool(quantities)
+        self._needs_momenta = "momentum_projection" in quantities
         if not self._is_asked:
             return
         trainable = [[p for p in group if p.requires_grad] for group in parameters_of(self._optimizer)]
         if self._probe is None or not _same(trainable, self._trainable):
-            self._probe = Probe(self._model, quantities, estimator=self._wish, groups=trainable)
+            self._probe = Probe(
+                self._model,
+                quantities,
+                estimator=self._wish,
+                groups=trainable,
+                sample_fraction=self._sample_fraction,
+            )
             self._trainable = trainable
         self._probe.set_quantities(quantities)
         self._probe.reset()
 
-    def begin_pass(self, num_samples: int, loss_scale: float) -> None:
-        """Listen to a pass; its samples' mean loss goes backward times ``loss_scale``."""
+    def begin_pass(self, num_samples: int) -> None:
+        """Listen to a pass of that many samples."""
         if self._probe is not None and self._is_asked:
-            self._measurement = self._probe.measure(num_samples=num_samples, loss_scale=loss_scale, keep_gradient=False)
+            self._measurement = self._probe.measure(num_samples=num_samples, keep_gradient=False)
             self._measurement.begin()
 
-    def backward(self, loss: Tensor) -> None:
-        """Send the pass's loss backward, and take in what was heard."""
+    def backward(self, loss: Tensor, *, loss_scale: float, weight: float) -> None:
+        """Send the pass's loss backward, and take in what was heard; see `Probe.measure` for the arguments."""
         if self._measurement is None:
             loss.backward()
             return
-        self._measurement.backward(loss)
+        self._measurement.backward(loss, loss_scale=loss_scale, weight=weight)
         measurement, self._measurement = self._measurement, None
         measurement.close()
 
@@ -94,7 +106,8 @@ class Meter:
             raise MeasurementError(
                 "no gradient reached a parameter that `optimizer` holds: compute `loss` from the output of `model`"
             )
-        return self._probe.read(loss=loss, gradient=gradient, reset=False)
+        momenta = momenta_of(self._optimizer, self._probe.parameters) if self._needs_momenta else ()
+        return self._probe.read(loss=loss, gradient=gradient, momenta=momenta, reset=False)
 
     def abandon_pass(self) -> None:
         """Stop listening to a pass that will not come."""

@@ -1,7 +1,7 @@
 """Apply: what is read from an optimizer, and how it is made to step."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from gradbatch.errors import MeasurementError
 
-__all__ = ["Updater", "borrowed_lr", "learning_rates", "momentum_of", "parameters_of"]
+__all__ = ["Updater", "borrowed_lr", "learning_rates", "momenta_of", "momentum_of", "parameters_of"]
 
 
 def parameters_of(optimizer: Optimizer) -> list[list[nn.Parameter]]:
@@ -26,6 +26,16 @@ def learning_rates(optimizer: Optimizer) -> tuple[float, ...]:
 def momentum_of(optimizer: Optimizer) -> float:
     """The heavy-ball momentum of the first parameter group; 0 for optimizers without one."""
     return float(optimizer.param_groups[0].get("momentum", 0.0))
+
+
+def momenta_of(optimizer: Optimizer, parameters: Sequence[nn.Parameter]) -> list[Tensor | None]:
+    r"""What heavy-ball momentum carries over to the coming update, $\rho\,b$, for each parameter."""
+    decays = {p: group.get("momentum", 0.0) for group in optimizer.param_groups for p in group["params"]}
+    buffers = [optimizer.state[p].get("momentum_buffer") if p in optimizer.state else None for p in parameters]
+    return [
+        None if buffer is None else buffer * decays[parameter]
+        for parameter, buffer in zip(parameters, buffers, strict=True)
+    ]
 
 
 @contextmanager

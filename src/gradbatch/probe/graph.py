@@ -9,7 +9,7 @@ Which of the nodes above parameters are free, and how the samples lie in a junct
 `gradbatch.probe.layout`) and remembered by what the node looks like from below: its name, and those of its operands.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -72,11 +72,12 @@ class Tracer:
     Args:
         model: The model.
         table: Its parameters.
+        claimed: Places of parameters that are heard of in another way.
     """
 
-    def __init__(self, model: nn.Module, table: ParameterTable) -> None:
+    def __init__(self, model: nn.Module, table: ParameterTable, claimed: Collection[int] = ()) -> None:
         self._table = table
-        self._places = {id(parameter): place for place, parameter in enumerate(table.parameters)}
+        self._places = {id(p): place for place, p in enumerate(table.parameters) if place not in claimed}
         self._recurrent = {
             place for place, name in enumerate(table.layers) if isinstance(model.get_submodule(name), nn.RNNBase)
         }

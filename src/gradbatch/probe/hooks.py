@@ -26,6 +26,7 @@ from gradbatch.probe.graph import Junction, Trace, Tracer, places_of
 from gradbatch.probe.layout import Packed
 from gradbatch.probe.moments import second_moment, sqnorm_sum, weighted_sum
 from gradbatch.probe.operations import Call, UnknownOperationError, per_sample_gradients
+from gradbatch.probe.own_layers import FORMULAS
 
 __all__ = ["Heard", "Listener", "Plan", "sqnorm"]
 
@@ -117,7 +118,14 @@ class Listener:
         self.is_own = False
         self._model = model
         self._table = table
-        self._tracer = Tracer(model, table)
+        places = {id(parameter): place for place, parameter in enumerate(table.parameters)}
+        self._own_places = {
+            module: {name: places[id(p)] for name, p in module.named_parameters(recurse=False) if id(p) in places}
+            for module in model.modules()
+            if type(module) in FORMULAS
+        }
+        claimed = {place for owned in self._own_places.values() for place in owned.values()}
+        self._tracer = Tracer(model, table, claimed)
         self._recurrent = [module for module in model.modules() if isinstance(module, nn.RNNBase)]
         self._handles: list[RemovableHandle] = []
         self._clear()
@@ -152,6 +160,7 @@ class Listener:
             self._handles.append(self._model.register_forward_hook(self._on_forward))
         if is_split:
             self._handles += [module.register_forward_pre_hook(self._on_recurrent) for module in self._recurrent]
+            self._handles += [module.register_forward_hook(self._on_own_layer) for module in self._own_places]
         if not plan.by_layers:
             self._hook_grads(self._square_grad)
         if plan.keep_grads or (plan.by_layers and not is_split):
@@ -213,6 +222,28 @@ class Listener:
             shapes = ", ".join(str(tuple(output.shape)) for output in self._outputs) or "nothing"
             return f"the model returned {shapes}, no tensor whose leading axis counts the {plan.num_samples} samples"
         return self._tracer.learn(trace, outputs, plan.num_samples, self._packings)
+
+    def _on_own_layer(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        """Listen to a layer that has a formula of its own."""
+        passes = self._passes
+        if passes is None or not isinstance(output, Tensor) or output.grad_fn is None:
+            return
+        owned = self._own_places[module]
+        for place in owned.values():
+            self._num_uses[place] = self._num_uses.get(place, 0) + 1
+
+        def on_node(grads: tuple[Tensor | None, ...]) -> None:
+            if passes is self._passes and self.plan is not None and grads[0] is not None:
+                heard = self._heard_now()
+                heard.rounding = max(heard.rounding, torch.finfo(grads[0].dtype).eps)
+                with _plain_arithmetic(grads[0]):
+                    written = FORMULAS[type(module)](module, inputs, grads[0])
+                    for name, place in owned.items():
+                        own = written[name][: self.plan.count]
+                        form = Dense(Rows(own.reshape(len(own), -1)), own.shape[1:])
+                        self._use(place, form, heard)
+
+        output.grad_fn.register_prehook(on_node)
 
     def _on_recurrent(self, module: nn.Module, args: Any) -> None:
         """Take down how sequences of unequal length are packed; layers pass one packing on to each other."""

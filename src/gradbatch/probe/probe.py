@@ -32,31 +32,38 @@ class Probe:
 
     Two estimators of the second moment $\frac1B\sum_i\|g_i\|^2$:
 
-    - ``"layers"``: exact, from each layer's activations and output gradients, without ever building the
-      per-sample gradients. Needs a formula for every layer with trainable parameters.
+    - ``"layers"``: exact, from what autograd's graph holds of each operation in which a parameter meets the samples,
+      mostly without building the per-sample gradients.
     - ``"chunks"``: from the mean gradients $\bar g_j$ of the $J\ge2$ pieces, of $n_j$ samples each, in which the
       batch went through backward: $\operatorname{tr}\hat\Sigma = \frac{1}{J-1}\big(\sum_j n_j\|\bar g_j\|^2
       - B\|\bar g\|^2\big)$, unbiased for any model whose pieces are independent. It is noisy: its relative
       standard deviation is about $\sqrt{2/(J-1)}$ divided by the root of the gradient's effective dimension.
 
-    ``"auto"`` takes ``layers`` where every trainable parameter is covered, else ``chunks``, and logs why once. At
-    measurements 1, 2, 4, 8, ... the formulas' $\sum_i g_i$ is compared with autograd's own gradient, so that uses
-    of a parameter outside of its layer do not pass silently; and a batch whose $\|\bar g\|^2$ exceeds
+    ``"auto"`` takes ``layers`` wherever samples can be told apart, else ``chunks``, and logs why once. How the samples
+    lie in each operation is found out by an extra backward pass of half of them, at measurements 1, 2, 4, 8, ...: one
+    that mixes samples does not pass silently, nor does a batch on the second axis. At the same measurements the forms'
+    $\sum_i g_i$ is compared with autograd's own gradient; and a batch whose $\|\bar g\|^2$ exceeds
     $\frac1B\sum_i\|g_i\|^2$, which no mean can, has no second moment and is checked anew.
 
-    What no check can see: that the leading axis stands for samples whose losses are independent. A model that mixes
-    samples without parameters (``h - h.mean(0)``, a contrastive loss) has no per-sample gradients; use ``chunks``.
+    What no check can see is a loss that mixes the samples of the model's output (a contrastive one): use ``chunks``.
+
+    Besides what training holds, at most 64 MiB of per-sample gradients exist at a time (in single precision; always
+    one sample's). ``projection_variance`` needs the mean gradient before the samples', so that what the operations
+    hold is kept to the end of the batch; ``diagonal_projection_variance`` keeps one number for each parameter.
 
     Args:
-        model: The model. Nothing is left on it after a measurement.
-        quantities: Names of the quantities to measure: ``grad_sqnorm``, ``sample_sqnorm``, ``grad_variance``,
-            ``noise_scale``; ``layers`` and ``groups`` for the same in parts.
+        model: The model, which is called as a whole; its output, or a part of it, has the samples along its leading
+            axis. Nothing is left on it after a measurement.
+        quantities: Names of the quantities to measure, as in `Statistics`; ``layers`` and ``groups`` for the same in
+            parts.
         estimator: ``"auto"``, ``"layers"`` or ``"chunks"``.
         groups: Parameters to observe, in the groups to report; by default all trainable ones in one group.
+        sample_fraction: Part of each pass's samples to look at, its first ones, for ``layers``. The estimates stay
+            unbiased for batches in random order, and their spread grows.
 
     Raises:
         InvalidInputError: If a quantity or estimator is unknown, or nothing is trainable.
-        UnsupportedLayerError: If ``estimator="layers"`` and a parameter is not covered.
+        UnsupportedLayerError: If ``estimator="layers"`` and the model mixes samples by design.
 
     Example:
         >>> import torch
@@ -80,6 +87,8 @@ class Probe:
         self._quantities = _checked(quantities)
         if estimator not in get_args(Estimator):
             raise InvalidInputError(f'`estimator` must be "auto", "layers" or "chunks", got {estimator!r}')
+        if not 0 < sample_fraction <= 1:
+            raise InvalidInputError(f"`sample_fraction` must be above 0 and at most 1, got {sample_fraction}")
         self._table = parameter_table(model, groups)
         self._is_free = estimator == "auto"
         self._num_measured = 0
