@@ -29,6 +29,8 @@ def disagreement(heard: Heard, table: ParameterTable, num_samples: int) -> str |
         be told because a gradient is not finite, as a loss scaler's first ones may be.
     """
     for place, grad in heard.grads.items():
+        if place in heard.unsettled:
+            continue
         grad = grad.to_dense() if grad.is_sparse else grad
         seen = heard.grad_sums.get(place)
         if not bool(torch.isfinite(grad).all()):

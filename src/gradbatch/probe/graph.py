@@ -29,8 +29,12 @@ Key = int | tuple[Any, ...]
 Operands = Sequence[tuple[Node | None, int]]
 """The nodes of which a node's operands are outputs, and of which output; no node for a constant."""
 
-Learned = Layout | Literal["free", "packed"]
-"""Of a node: how the samples lie in it, once for all or as they are packed in each batch; or that there are none."""
+Fitting = frozenset[Folded | Packed]
+"""The layouts that what was seen of a node allows."""
+
+Learned = Layout | Literal["packed", "free", "outside"]
+"""Of a node: how the samples lie in it, once for all or as they are packed in each batch; that there are none; that
+no output with samples depends on it."""
 
 
 @dataclass(eq=False, slots=True)
@@ -82,6 +86,7 @@ class Tracer:
             place for place, name in enumerate(table.layers) if isinstance(model.get_submodule(name), nn.RNNBase)
         }
         self._learned: dict[Key, Learned] = {}
+        self._generator = torch.Generator().manual_seed(0)
 
     def trace(self, roots: Sequence[Node], packings: Sequence[Packed]) -> Trace:
         """Find the junctions below some nodes, by what was learned.
@@ -135,6 +140,8 @@ class Tracer:
 
     def _meeting(self, node: Node, key: Key, known: "Learned | None", trace: Trace, packings: Sequence[Packed]) -> None:
         """Take down a node with free operands that is not free itself."""
+        if known == "outside":
+            return
         layout = _packing_of(node, packings) if known == "packed" else known
         if layout is None:
             trace.unknown.append((node, key))
@@ -147,7 +154,7 @@ class Tracer:
         self._learned.pop(junction.key, None)
 
     def learn(self, trace: Trace, outputs: Sequence[Tensor], num_samples: int, packings: Sequence[Packed]) -> str:
-        """Find out in a masked pass which nodes are free of samples, and how the samples lie in the others.
+        """Find out in masked passes which nodes are free of samples, and how the samples lie in the others.
 
         Args:
             trace: A walk, whose nodes are the ones to learn of.
@@ -158,34 +165,55 @@ class Tracer:
         Returns:
             Why the model cannot be measured by samples, or an empty string.
         """
-        found = _masked_pass(trace.nodes, outputs, num_samples, packings)
+        mask = torch.zeros(num_samples, dtype=torch.bool)
+        mask[torch.randperm(num_samples, generator=self._generator)[: num_samples // 2]] = True
+        layouts: dict[Key, Fitting] = {}
+        for sent in (mask, ~mask):  # the other half where the first left a doubt
+            found = _masked_pass(trace.nodes, outputs, sent, packings, self._generator)
+            is_doubtful, problem = self._take_in(trace, found, layouts)
+            if problem or not is_doubtful:
+                break
+        return problem or self._conclude(layouts)
+
+    def _take_in(
+        self, trace: Trace, found: Mapping[Node, "Fitting | None"], layouts: dict[Key, "Fitting"]
+    ) -> tuple[bool, str]:
+        """What a masked pass says of the nodes: whether a doubt is left, and why samples cannot be told apart."""
         keys: dict[Node, Key | None] = {}
-        layouts: dict[Key, frozenset[Folded | Packed]] = {}
+        is_doubtful = False
         for node in trace.nodes:
             operands = node.next_functions
             keys[node] = trace.leaves.get(node) if not operands else None
             key = _look(node, operands, keys) if operands else None
-            if key is None or (fitting := found.get(node)) is None:
+            if key is None:
                 continue
-            if fitting:
+            if self._learned.get(key) == "free":
+                keys[node] = key
+            elif node not in found:
+                self._learned.setdefault(key, "outside")
+            elif (fitting := found[node]) is None:
+                is_doubtful = True
+            elif fitting:
                 layouts[key] = fitting & layouts.get(key, fitting)
-                continue
-            has_samples = any(child is not None and keys[child] is None for child, _ in operands)
-            if has_samples or not self._may_be_free(node, key):
-                return f'samples are mixed between parameter "{self._names(key)[0]}" and the output'
-            keys[node] = key
-            self._learned[key] = "free"
-        return self._conclude(layouts)
+                is_doubtful |= len(layouts[key]) > 1
+            else:
+                has_samples = any(child is not None and keys[child] is None for child, _ in operands)
+                if has_samples or not self._may_be_free(node, key):
+                    return False, f'samples are mixed between parameter "{self._names(key)[0]}" and the output'
+                keys[node] = key
+                self._learned[key] = "free"
+        return is_doubtful, ""
 
-    def _conclude(self, layouts: Mapping[Key, frozenset[Folded | Packed]]) -> str:
-        """Take over the layouts that all nodes of a kind allow; those of several stay unknown."""
+    def _conclude(self, layouts: Mapping[Key, "Fitting"]) -> str:
+        """Take over the layouts that all nodes of a kind allow; why there is none, or an empty string."""
         for key, fitting in layouts.items():
             folded = [layout for layout in fitting if isinstance(layout, Folded)]
             if len(folded) < len(fitting) and places_of(key) <= self._recurrent:
                 self._learned[key] = "packed"
-            elif len(folded) == 1:
-                self._learned[key] = folded[0]
-            elif not folded:
+            elif folded:
+                # Where few samples left traces several may fit: what is most usual, until a later pass rules it out.
+                self._learned[key] = min(folded, key=lambda layout: (layout.axis, layout.is_inner))
+            else:
                 return f'the samples lie differently in the uses of parameter "{self._names(key)[0]}"'
         return ""
 
@@ -236,32 +264,35 @@ def _look(node: Node, operands: Sequence[tuple[Node | None, int]], keys: Mapping
 
 
 def _masked_pass(
-    nodes: Mapping[Node, object], outputs: Sequence[Tensor], num_samples: int, packings: Sequence[Packed]
-) -> dict[Node, frozenset[Folded | Packed] | None]:
-    """How the samples lie in the nodes' outputs, from a backward pass of half of the samples.
+    nodes: Collection[Node],
+    outputs: Sequence[Tensor],
+    mask: Tensor,
+    packings: Sequence[Packed],
+    generator: torch.Generator,
+) -> dict[Node, Fitting | None]:
+    """How the samples lie in the nodes' outputs, from a backward pass of some of the samples.
 
     Args:
         nodes: The nodes.
         outputs: Tensors whose leading axis counts the samples, from which to go back.
-        num_samples: Samples B.
+        mask: Whether each sample is sent back, [B].
         packings: How sequences of unequal length were packed.
+        generator: Where the outputs' gradients are drawn from.
 
     Returns:
-        The layouts that are possible in each node; see `find_layouts`.
+        What `find_layouts` says of each node that the pass came through.
     """
-    generator = torch.Generator().manual_seed(num_samples)
-    mask = torch.zeros(num_samples, dtype=torch.bool)
-    mask[torch.randperm(num_samples, generator=generator)[: num_samples // 2]] = True
     grads = []
     for output in outputs:
-        grad = torch.randn(output.shape, generator=generator).to(output)
-        grads.append(grad * mask.view(-1, *[1] * (output.dim() - 1)).to(output.device))
-    findings: dict[Node, frozenset[Folded | Packed] | None] = {}
-    mask_there = mask.to(outputs[0].device)
+        grad = torch.randn(output.shape, generator=generator) * mask.view(-1, *[1] * (output.dim() - 1))
+        grads.append(grad.to(output))
+    mask = mask.to(outputs[0].device)
+    found: dict[Node, Fitting | None] = {}
 
     def listen(node: Node) -> Callable[[tuple[Tensor | None, ...]], None]:
         def hook(grads: tuple[Tensor | None, ...]) -> None:
-            findings[node] = find_layouts(grads[0], mask_there, packings)
+            first = next((grad for grad in grads if grad is not None), None)
+            found[node] = find_layouts(first, mask, packings)
 
         return hook
 
@@ -274,9 +305,10 @@ def _masked_pass(
     finally:
         for handle in handles:
             handle.remove()
-    for node, grad in zip(lowest, reached, strict=True):
-        findings[node] = find_layouts(grad, mask_there, packings)
-    return findings
+    found |= {
+        node: find_layouts(grad, mask, packings) for node, grad in zip(lowest, reached, strict=True) if grad is not None
+    }
+    return found
 
 
 def _inner_children(node: Node) -> Iterator[Node]:

@@ -76,7 +76,7 @@ class Heard:
         grad_sums: The same as the forms give it, where they are checked.
         rounding: Unit rounding of the coarsest type in which autograd itself computed.
         problem: Why samples cannot be told apart, or an empty string.
-        is_partial: Whether something was used in a way that is not known yet.
+        unsettled: Parameters some of whose uses are not known yet.
     """
 
     accumulates: bool
@@ -87,7 +87,7 @@ class Heard:
     grad_sums: dict[int, Tensor] = field(default_factory=dict)
     rounding: float = 0.0
     problem: str = ""
-    is_partial: bool = False
+    unsettled: set[int] = field(default_factory=set)
     uses: dict[int, list[PerSample]] = field(default_factory=dict)
 
     def joined(self, other: "Heard") -> "Heard | None":
@@ -98,7 +98,7 @@ class Heard:
         for own, others in pairs:
             own.update(others)
         self.problem = self.problem or other.problem
-        self.is_partial |= other.is_partial
+        self.unsettled |= other.unsettled
         self.rounding = max(self.rounding, other.rounding)
         return self
 
@@ -128,6 +128,7 @@ class Listener:
         self._tracer = Tracer(model, table, claimed)
         self._recurrent = [module for module in model.modules() if isinstance(module, nn.RNNBase)]
         self._handles: list[RemovableHandle] = []
+        self._has_doubts = False  # of nodes through which no gradient has come yet
         self._clear()
 
     def _clear(self) -> None:
@@ -156,7 +157,7 @@ class Listener:
     def _put_on(self, plan: Plan) -> None:
         """Put on the hooks that a measurement needs beside those on nodes."""
         is_split = plan.by_layers and plan.num_samples > 1
-        if is_split and (plan.learn or not plan.is_announced):
+        if is_split and (plan.learn or self._has_doubts or not plan.is_announced):
             self._handles.append(self._model.register_forward_hook(self._on_forward))
         if is_split:
             self._handles += [module.register_forward_pre_hook(self._on_recurrent) for module in self._recurrent]
@@ -195,9 +196,10 @@ class Listener:
             return
         nodes = [root.grad_fn for root in roots if root.grad_fn is not None]
         trace = self._tracer.trace(nodes, self._packings)
-        if plan.learn:
+        if plan.learn or (trace.unknown and self._outputs):
             self._problem = self._problem or self._learn(trace)
             trace = self._tracer.trace(nodes, self._packings)
+            self._has_doubts = bool(trace.unknown)
         self._leaves.update(trace.leaves)
         self._unknown.update(place for _, key in trace.unknown for place in places_of(key))
         for junction in trace.junctions:
@@ -329,7 +331,7 @@ class Listener:
         for place in self._unknown:
             grad = heard.grads.get(place)
             if grad is None or bool(grad.any()):
-                heard.is_partial = True
+                heard.unsettled.add(place)
         heard.problem = heard.problem or self._problem
 
     def _heard_now(self) -> Heard:

@@ -104,10 +104,10 @@ def find_layouts(grad: Tensor | None, mask: Tensor, packings: Sequence[Packed]) 
         packings: How sequences of unequal length were packed in the forward pass, if any were.
 
     Returns:
-        The layouts that account for the zeros, none if the samples are mixed; ``None`` if there were no traces.
+        The layouts that account for the zeros, none if the samples are mixed; ``None`` if there were no traces, or what came was not finite.
     """
-    heard = None if grad is None else grad != 0  # nan is a trace
-    if heard is None or not bool(heard.any()):
+    heard = None if grad is None else grad != 0
+    if grad is None or heard is None or not bool(heard.any()) or not bool(grad.isfinite().all()):
         return None
     candidates: list[Folded | Packed] = list(_foldings(heard.shape, len(mask)))
     candidates += [packing for packing in packings if heard.dim() and packing.holds(len(heard))]

@@ -231,12 +231,12 @@ class Probe:
             problem = "no parameter was seen in a backward pass; is it the model given here that was called?"
         if problem:
             self._fall_back(problem)
-        elif heard.is_partial:
+        elif heard.unsettled:
             self._next_check = 0
         sums, weight = self._sums, measurement.weight
         # A batch whose passes were not all heard in one way has no second moment.
         is_alike = sums.num_passes == 0 or plan.by_layers != sums.by_chunks
-        sums.is_complete &= not problem and not heard.is_partial and is_alike
+        sums.is_complete &= not problem and not heard.unsettled and is_alike
         sums.by_chunks = not plan.by_layers
         sums.num_samples += plan.num_samples
         sums.num_counted += plan.count
