@@ -300,14 +300,14 @@ def _masked_pass(
     lowest = [node for node in nodes if node.next_functions and not any(_inner_children(node))]
     handles = [node.register_prehook(listen(node)) for node in nodes if node.next_functions]
     try:
-        edges = [GradientEdge(node, 0) for node in lowest]
+        edges = [GradientEdge(node, output) for node in lowest for output in range(len(node._input_metadata))]
         reached = torch.autograd.grad(outputs, edges, grads, retain_graph=True, allow_unused=True)
     finally:
         for handle in handles:
             handle.remove()
-    found |= {
-        node: find_layouts(grad, mask, packings) for node, grad in zip(lowest, reached, strict=True) if grad is not None
-    }
+    for edge, grad in zip(edges, reached, strict=True):
+        if grad is not None:
+            found.setdefault(edge.node, find_layouts(grad, mask, packings))
     return found
 
 
