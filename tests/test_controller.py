@@ -8,8 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import gradbatch as gb
+from gradbatch._types import QUANTITIES
 from gradbatch.controller import MAX_SKIPPED_IN_A_ROW
 from gradbatch.errors import InvalidInputError, MeasurementError, NonFiniteError, UnsupportedLayerError
 from gradbatch.probe.reference import per_sample_gradients, reference_statistics
@@ -434,8 +436,8 @@ class TestBadInput:
             Setup(clip_grad_norm=-1.0)
 
     def test_a_layer_that_cannot_be_measured_as_asked_is_refused_at_once(self):
-        model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 1)).to(DOUBLE)
-        with pytest.raises(UnsupportedLayerError, match="LayerNorm"):
+        model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)).to(DOUBLE)
+        with pytest.raises(UnsupportedLayerError, match=r'layer "1" \(BatchNorm1d\) mixes samples'):
             Setup(gb.CABS(), model=model, estimator="layers")
 
     def test_a_rule_that_answers_with_no_size(self):
@@ -445,19 +447,21 @@ class TestBadInput:
 
 class TestFallingBack:
     def test_training_goes_on_by_chunks_and_the_batch_without_statistics_is_held(self, caplog):
-        class Outside(nn.Module):
+        class Centred(nn.Module):
             def __init__(self):
                 super().__init__()
                 self.layer = nn.Linear(3, 1, dtype=DOUBLE)
 
             def forward(self, x):
-                return self.layer(x) + 0.1 * (x @ self.layer.weight.T)
+                hidden = self.layer(x)
+                return hidden - 0.5 * hidden.mean(0)
 
         with caplog.at_level(logging.WARNING, logger="gradbatch"):
-            setup = Setup(gb.CABS(min_batch_size=1), model=Outside())
+            setup = Setup(gb.CABS(min_batch_size=4), model=Centred())
             records = setup.train(steps=4)
         assert setup.controller.estimator == "chunks"
         assert len(caplog.records) == 1
+        assert 'samples are mixed between parameter "layer.weight" and the output' in caplog.text
         assert records[0].reason == "held: this batch cannot give sample_sqnorm"
         assert [r.micro_batches for r in records[:2]] == [1, 4]
         assert records[1].sample_sqnorm is not None
@@ -536,23 +540,23 @@ class TestParametersThatChange:
             setup.train(steps=1)
 
 
-@pytest.mark.parametrize("use_reentrant", [True, False])
-def test_checkpointed_segments_are_measured_like_any_other(use_reentrant):
-    from torch.utils.checkpoint import checkpoint
+class Checkpointed(nn.Module):
+    """The usual model in two checkpointed segments."""
 
-    class Checkpointed(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.first = nn.Sequential(nn.Linear(3, 4), nn.Tanh())
-            self.last = nn.Linear(4, 1)
+    def __init__(self, use_reentrant):
+        super().__init__()
+        self.first = nn.Sequential(nn.Linear(3, 4), nn.Tanh())
+        self.last = nn.Linear(4, 1)
+        self.use_reentrant = use_reentrant
 
-        def forward(self, x):
-            x = x.requires_grad_()
-            x = checkpoint(self.first, x, use_reentrant=use_reentrant)
-            return checkpoint(self.last, x, use_reentrant=use_reentrant)
+    def forward(self, x):
+        x = checkpoint(self.first, x.requires_grad_(), use_reentrant=self.use_reentrant)
+        return checkpoint(self.last, x, use_reentrant=self.use_reentrant)
 
+
+def test_checkpointed_segments_are_measured_like_any_other():
     torch.manual_seed(0)
-    checkpointed = Setup(gb.CABS(), model=Checkpointed().to(DOUBLE))
+    checkpointed = Setup(gb.CABS(), model=Checkpointed(use_reentrant=False).to(DOUBLE))
     plain = Setup(gb.CABS())
     for p, q in zip(plain.model.parameters(), checkpointed.model.parameters(), strict=True):
         q.data.copy_(p.data)
@@ -560,6 +564,28 @@ def test_checkpointed_segments_are_measured_like_any_other(use_reentrant):
         assert a.sample_sqnorm == pytest.approx(b.sample_sqnorm, rel=1e-10)
         assert a.grad_sqnorm == pytest.approx(b.grad_sqnorm, rel=1e-10)
     assert checkpointed.controller.estimator == "layers"
+
+
+def test_reentrant_checkpoints_go_by_chunks_of_which_each_is_one_backward(caplog):
+    setup = Setup(Sizes(), model=Checkpointed(use_reentrant=True).to(DOUBLE), micro_batch_size=1)
+    plain = Setup(Sizes(), model=Checkpointed(use_reentrant=True).to(DOUBLE), micro_batch_size=5, estimator="auto")
+    plain.train(steps=2)
+    assert plain.controller.estimator == "chunks"
+    assert "call torch.utils.checkpoint with use_reentrant=False" in caplog.text
+    assert plain.controller.record.grad_variance is not None
+    # Passes of one sample are the sample's own gradients, in whatever pieces they come.
+    batch, before = [], setup.weights()
+    for inputs, targets in setup.controller.run(steps=1):
+        batch.append((inputs, targets))
+        setup.controller.backward(setup.loss(inputs, targets))
+        setup.controller.step()
+    with torch.no_grad():
+        for parameter, value in zip(setup.model.parameters(), before, strict=True):
+            parameter.copy_(value)
+    setup.model.use_reentrant = False
+    gradients = per_sample_gradients(setup.model, lambda m, s: F.mse_loss(m(s[0]), s[1]), batch)
+    expected = reference_statistics(gradients)
+    assert setup.controller.record.sample_sqnorm == pytest.approx(expected.sample_sqnorm, rel=1e-10)
 
 
 def test_an_optimizer_that_fails_leaves_the_rule_as_it_was():
@@ -760,7 +786,7 @@ def test_a_copy_of_the_model_made_between_steps_has_no_hooks():
 
 
 def test_a_penalty_outside_of_the_layers_is_noticed_whenever_it_begins(caplog):
-    setup = Setup(gb.CABS(min_batch_size=1))
+    setup = Setup(gb.CABS(min_batch_size=4))  # of one sample the gradient itself is measured, penalty and all
     records = []
     for inputs, targets in setup.controller.run(steps=40):
         loss = setup.loss(inputs, targets)
@@ -769,7 +795,7 @@ def test_a_penalty_outside_of_the_layers_is_noticed_whenever_it_begins(caplog):
         setup.controller.backward(loss)
         records.append(setup.controller.step())
     assert setup.controller.estimator == "chunks"
-    assert "disagrees with autograd" in caplog.text
+    assert "do not add up to autograd's gradient" in caplog.text
 
 
 def test_a_loss_scaler_s_first_overflow_does_not_condemn_the_model():
@@ -804,3 +830,222 @@ def test_sinks_and_optimizers_that_cannot_be():
         Setup(sinks="log.jsonl")
     with pytest.raises(InvalidInputError, match=r"`optimizer` must be a torch.optim.Optimizer, got 0.1"):
         Setup(optimizer=0.1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Everything(gb.Rule[None]):
+    """Asks for all there is, and keeps what it is shown."""
+
+    shown: list
+    size: int = 10
+
+    def requires(self, progress):
+        return frozenset({*QUANTITIES, "layers", "groups"})
+
+    def init(self):
+        return None
+
+    def update(self, statistics, progress, state):
+        self.shown.append(statistics)
+        return gb.Decision(batch_size=self.size), None
+
+
+PROJECTIONS = ("projection_variance", "diagonal_projection_variance", "momentum_projection")
+
+
+def rows_of(model, loss, samples):
+    """Per-sample gradients by parameter, [B, N]."""
+    gradients = per_sample_gradients(model, loss, samples)
+    return [torch.stack(grads).flatten(1) for grads in zip(*gradients, strict=True)]
+
+
+def mse(model, sample):
+    return F.mse_loss(model(sample[0]), sample[1])
+
+
+class TestProjections:
+    @pytest.mark.parametrize("micro_batch_size", [10, 4, 1])
+    def test_are_their_definitions_with_the_buffers_before_the_update(self, micro_batch_size):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).to(DOUBLE)
+        groups = [
+            {"params": model[0].parameters(), "momentum": 0.9},
+            {"params": model[2].parameters(), "momentum": 0.5},
+        ]
+        optimizer = torch.optim.SGD(groups, lr=0.1)
+        rule = Everything(shown=[])
+        setup = Setup(rule, model=model, optimizer=optimizer, micro_batch_size=micro_batch_size)
+        batch = []
+        for inputs, targets in setup.controller.run(steps=3):
+            batch += list(zip(inputs.split(1), targets.split(1), strict=True))
+            setup.controller.backward(setup.loss(inputs, targets))
+            if len(batch) == 10:
+                gradients = rows_of(model, mse, batch)
+                states = [optimizer.state[p].get("momentum_buffer") for p in model.parameters()]
+                buffers = [p * 0 if b is None else b for p, b in zip(model.parameters(), states, strict=True)]
+                carried = [r * b.flatten() for r, b in zip((0.9, 0.9, 0.5, 0.5), buffers, strict=True)]
+            record = setup.controller.step()
+            if record is None:
+                continue
+            statistics = rule.shown[-1]
+            parts = [(record, range(4)), (statistics, range(4))]
+            parts += [(part, p) for part, p in zip(statistics.groups, ((0, 1), (2, 3)), strict=True)]
+            parts += [(statistics.layers["0"], (0, 1)), (statistics.layers["2"], (2, 3))]
+            for part, places in parts:
+                rows, momentum = torch.cat([gradients[k] for k in places], 1), torch.cat([carried[k] for k in places])
+                mean = rows.mean(0)
+                expected = (
+                    (rows @ mean).var(),
+                    (mean.square() * rows.var(0)).sum(),
+                    mean @ (momentum + mean),
+                )
+                for name, value in zip(PROJECTIONS, expected, strict=True):
+                    assert getattr(part, name) == pytest.approx(value.item(), rel=1e-9), name
+            batch.clear()
+        assert len(rule.shown) == 3
+
+    def test_of_an_in_step_rule_s_whole_batch(self):
+        @dataclass(frozen=True, kw_only=True)
+        class Drawing(DrawUntil):
+            def requires(self, progress):
+                return frozenset(PROJECTIONS)
+
+        drawn = Setup(Drawing(more=4, enough=18))
+        plain = Setup(Sizes(sizes=(18,), quantities=frozenset(PROJECTIONS)), batch_size=18)
+        record, expected = drawn.train(steps=1)[0], plain.train(steps=1)[0]
+        assert record.batch_size == expected.batch_size == 18
+        for name in PROJECTIONS:
+            assert getattr(record, name) == pytest.approx(getattr(expected, name), rel=1e-9)
+
+
+class TestWeights:
+    """Losses that are means over tokens, of which samples have unequal numbers."""
+
+    TOKENS = 5
+
+    def setup(self, micro_batch_size, rule=None, **options):
+        torch.manual_seed(1)
+        inputs = torch.randn(40, self.TOKENS, 3, dtype=DOUBLE)
+        mask = torch.rand(40, self.TOKENS) < 0.5
+        mask[:, 0] = True
+        model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).to(DOUBLE)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        stream = gb.SampleStream((inputs, mask), seed=1)
+        rule = rule or Sizes(quantities=frozenset({"sample_sqnorm", "grad_sqnorm", "grad_variance", *PROJECTIONS}))
+        return gb.Controller(
+            rule, model, optimizer, stream, batch_size=10, micro_batch_size=micro_batch_size, **options
+        ), model
+
+    @staticmethod
+    def token_sum(model, batch):
+        inputs, mask = batch
+        return (model(inputs).square().squeeze(-1) * mask).sum()
+
+    def train(self, controller, model, reduction, steps=1):
+        batch = []
+        for inputs, mask in controller.run(steps=steps):
+            if len(batch) == 10:
+                batch.clear()
+            batch += list(zip(inputs.split(1), mask.split(1), strict=True))
+            count = int(mask.sum())
+            loss = self.token_sum(model, (inputs, mask)) / (count if reduction == "mean" else 1)
+            controller.backward(loss, weight=count, reduction=reduction)
+            controller.step()
+        return batch
+
+    @pytest.mark.parametrize("reduction", ["mean", "sum"])
+    @pytest.mark.parametrize("micro_batch_size", [10, 7, 3, 1])
+    def test_the_mean_is_over_all_tokens_of_the_batch(self, micro_batch_size, reduction):
+        controller, model = self.setup(micro_batch_size)
+        for _ in range(3):
+            batch = self.train(controller, model, reduction)
+            record = controller.record
+            tokens = sum(int(mask.sum()) for _, mask in batch)
+            inputs, masks = (torch.cat(parts) for parts in zip(*batch, strict=True))
+            loss = self.token_sum(model, (inputs, masks)) / tokens
+            for parameter, whole in zip(
+                model.parameters(), torch.autograd.grad(loss, list(model.parameters())), strict=True
+            ):
+                torch.testing.assert_close(parameter.grad, whole, rtol=1e-12, atol=1e-14)
+            assert record.loss == pytest.approx(loss.item(), rel=1e-12)
+            # A sample's gradient is its tokens' sum, times samples per token of the batch.
+            rows = 10 / tokens * torch.cat(rows_of(model, self.token_sum, batch), 1)
+            mean = rows.mean(0)
+            expected = {
+                "grad_sqnorm": mean.square().sum(),
+                "sample_sqnorm": rows.square().sum(1).mean(),
+                "grad_variance": rows.var(0).sum(),
+                "projection_variance": (rows @ mean).var(),
+                "diagonal_projection_variance": (mean.square() * rows.var(0)).sum(),
+                "momentum_projection": mean.square().sum(),
+            }
+            for name, value in expected.items():
+                assert getattr(record, name) == pytest.approx(value.item(), rel=1e-9), name
+
+    @pytest.mark.parametrize("micro_batch_size", [3, 1])
+    def test_chunks_count_by_their_tokens(self, micro_batch_size):
+        controller, model = self.setup(micro_batch_size, estimator="chunks")
+        batch = self.train(controller, model, "mean")
+        tokens = torch.tensor([mask.sum() for _, mask in batch], dtype=DOUBLE)
+        sums = torch.cat(rows_of(model, self.token_sum, batch), 1)
+        sizes = [2, 3, 2, 3] if micro_batch_size == 3 else [1] * 10
+        weights = torch.stack([piece.sum() for piece in tokens.split(sizes)])
+        means = torch.stack([piece.sum(0) for piece in sums.split(sizes)]) / weights[:, None]
+        mean = sums.sum(0) / tokens.sum()
+        spread = (weights * (means - mean).square().sum(1)).sum() * 10 / tokens.sum()
+        assert controller.record.grad_sqnorm == pytest.approx(mean.square().sum().item(), rel=1e-10)
+        assert controller.record.grad_variance == pytest.approx(spread.item() / (len(sizes) - 1), rel=1e-10)
+
+    def test_a_batch_that_grows_makes_room_by_weight(self):
+        grown, model = self.setup(3, DrawUntil(more=4, enough=18))
+        whole, same_model = self.setup(18, Sizes(sizes=(18,)))
+        whole._next_size = 18
+        batch = self.train(grown, model, "mean")
+        assert len(batch) <= 18
+        self.train(whole, same_model, "mean")
+        for name in ("loss", "grad_sqnorm", "sample_sqnorm", "batch_size"):
+            assert getattr(grown.record, name) == pytest.approx(getattr(whole.record, name), rel=1e-10)
+
+    def test_equal_weights_change_nothing(self):
+        weighted, plain = Setup(micro_batch_size=5), Setup(micro_batch_size=5)
+        for inputs, targets in weighted.controller.run(steps=2):
+            weighted.controller.backward(weighted.loss(inputs, targets), weight=0.25)
+            record = weighted.controller.step()
+        expected = plain.train(steps=2)[-1]
+        for name in ("loss", "grad_sqnorm", "sample_sqnorm", "grad_variance"):
+            assert getattr(record, name) == pytest.approx(getattr(expected, name), rel=1e-10)
+
+    @pytest.mark.parametrize("weight", [0, -2.0, float("nan"), float("inf")])
+    def test_that_cannot_be(self, weight):
+        setup = Setup()
+        loop = setup.controller.run(steps=1)
+        inputs, targets = next(loop)
+        with pytest.raises(InvalidInputError, match="`weight` must be what the loss is a mean over"):
+            setup.controller.backward(setup.loss(inputs, targets), weight=weight)
+
+    @pytest.mark.parametrize("weights", [(3.0, None), (None, 3.0)])
+    def test_for_some_of_a_batch_only(self, weights):
+        setup = Setup(micro_batch_size=5)
+        with pytest.raises(MeasurementError, match="give `weight` with every micro-batch of a batch, or with none"):
+            for (inputs, targets), weight in zip(setup.controller.run(steps=1), weights, strict=True):
+                setup.controller.backward(setup.loss(inputs, targets), weight=weight)
+                setup.controller.step()
+
+
+class TestSampleFraction:
+    @pytest.mark.parametrize("rule", [gb.CABS(), gb.Fixed()])
+    @pytest.mark.parametrize("fraction", [0.0, 1.5, float("nan")])
+    def test_that_cannot_be(self, rule, fraction):
+        with pytest.raises(InvalidInputError, match="`sample_fraction` must be above 0 and at most 1"):
+            Setup(rule, sample_fraction=fraction)
+
+    def test_the_first_half_stands_for_all_but_where_the_engine_learns(self):
+        setup = Setup(Sizes(quantities=frozenset({"sample_sqnorm", "grad_variance"})), sample_fraction=0.5)
+        for step, (inputs, targets) in enumerate(setup.controller.run(steps=6), start=1):
+            setup.controller.backward(setup.loss(inputs, targets))
+            rows = torch.cat(rows_of(setup.model, mse, list(zip(inputs.split(1), targets.split(1), strict=True))), 1)
+            record = setup.controller.step()
+            second = rows[: 10 if step in (1, 2, 4) else 5].square().sum(1).mean().item()
+            variance = 10 / 9 * (second - rows.mean(0).square().sum().item())
+            assert record.sample_sqnorm == pytest.approx(second, rel=1e-10)
+            assert record.grad_variance == pytest.approx(variance, rel=1e-10)

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -125,3 +126,105 @@ def test_nothing_non_finite_enters_an_average(value: float) -> None:
 def test_ema_refuses_what_is_no_decay(decay: float) -> None:
     with pytest.raises(InvalidInputError, match=f"`decay` .*got {decay}"):
         Ema(decay=decay)
+
+
+# Per-sample gradients that are Gaussian, with a mean G and a covariance Σ that are known and not diagonal.
+MEAN = np.array([1.0, -2.0, 0.5, 0.0])
+FACTOR = np.array([[2.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0], [-0.5, 0.25, 0.5, 0.0], [0.0, 1.0, 0.0, 1.5]])
+COVARIANCE = FACTOR @ FACTOR.T
+SIGNAL, TRACE, SQUARE = MEAN @ MEAN, np.trace(COVARIANCE), np.trace(COVARIANCE @ COVARIANCE)
+MOMENTUM = np.array([0.5, 1.0, -1.0, 2.0])
+
+
+def assert_mean(values: list[float] | np.ndarray, truth: float) -> None:
+    """The mean of independent draws, within four standard errors; the seeds are fixed."""
+    error = np.std(values) / math.sqrt(len(values))
+    assert abs(np.mean(values) - truth) < 4 * error, f"{np.mean(values)} +- {error} beside {truth}"
+
+
+def draw(num_batches: int, num_samples: int, mean: np.ndarray = MEAN, factor: np.ndarray = FACTOR) -> np.ndarray:
+    """Per-sample gradients [N, B, D]."""
+    return mean + np.random.default_rng(2).normal(size=(num_batches, num_samples, len(mean))) @ factor.T
+
+
+@pytest.mark.parametrize("num_samples", [2, 6, 20])
+def test_the_mean_gradient_carries_its_noise(num_samples: int) -> None:
+    mean = draw(5000, num_samples).mean(axis=1)
+    assert_mean((mean**2).sum(axis=1), SIGNAL + TRACE / num_samples)
+
+
+@pytest.mark.parametrize("num_samples", [2, 6, 20])
+def test_projection_variances_along_a_noisy_mean(num_samples: int) -> None:
+    # Mean and covariance of Gaussian samples are independent, and the mean's second moment is G G^T + Σ/B.
+    grads = draw(5000, num_samples)
+    mean = grads.mean(axis=1)
+    along = np.einsum("nbd,nd->nb", grads, mean).var(axis=1, ddof=1)
+    assert_mean(along, MEAN @ COVARIANCE @ MEAN + SQUARE / num_samples)
+    diagonal = np.diag(COVARIANCE)
+    by_coordinate = (mean**2 * grads.var(axis=1, ddof=1)).sum(axis=1)
+    assert_mean(by_coordinate, MEAN**2 @ diagonal + diagonal @ diagonal / num_samples)
+
+
+@pytest.mark.parametrize("num_samples", [3, 12])
+def test_how_far_a_variance_strays(num_samples: int) -> None:
+    # Of Gaussian samples: 2 tr(Σ^2)/(B - 1). The squared deviations' mean is what is tested.
+    variances = draw(5000, num_samples).var(axis=1, ddof=1).sum(axis=1)
+    assert_mean((variances - TRACE) ** 2, 2 * SQUARE / (num_samples - 1))
+
+
+@pytest.mark.parametrize("dim", [12, 2])
+def test_the_noise_scale_s_bias(dim: int) -> None:
+    # With s = tr Σ^ and n = |mean|^2, independent of each other, and Σ = 1. To first order in 1/B, relative to the
+    # truth: s/n is off by 4 G^T Σ G / (B |G|^4) - tr Σ / (B |G|^2), s/(n - s/B) by the first of the two terms.
+    size, signal, trace = 16, 64.0, float(dim)
+    grads = draw(30_000, size, np.full(dim, math.sqrt(signal / dim)), np.eye(dim))
+    s, n = grads.var(axis=1, ddof=1).sum(axis=1), (grads.mean(axis=1) ** 2).sum(axis=1)
+    truth, upwards, downwards = trace / signal, 4 / (size * signal), trace / (size * signal)
+    # What is linear in the deviations has mean zero; without it the bias stands out from the noise.
+    linear = (s - trace) / signal - trace * (n - signal - trace / size) / signal**2
+    for estimates, bias in ((s / n, upwards - downwards), (s / (n - s / size), upwards)):
+        rest = estimates / truth - 1 - linear / truth
+        error = rest.std() / math.sqrt(len(rest))
+        assert abs(rest.mean()) > 4 * error
+        # Terms of second order are some (12/1024)^2, beside biases of some 4/1024.
+        assert abs(rest.mean() - bias) < 4 * error + 2 * (max(dim, 4) / (size * signal)) ** 2
+    # Too small in more than four like dimensions, too large in fewer.
+    assert (upwards < downwards) == (dim > 4)
+
+
+MEASURED = ("grad_sqnorm", "sample_sqnorm", "grad_variance", "momentum_projection")
+PROJECTIONS = ("projection_variance", "diagonal_projection_variance")
+PROBES = {
+    "layers": ({"estimator": "layers"}, [7], MEASURED + PROJECTIONS),
+    "layers, cut": ({"estimator": "layers"}, [4, 1, 2], MEASURED + PROJECTIONS),
+    "layers, half": ({"estimator": "layers", "sample_fraction": 0.5}, [7], MEASURED + PROJECTIONS),
+    "chunks": ({"estimator": "chunks"}, [3, 1, 3], MEASURED),
+}
+
+
+@pytest.mark.parametrize("name", PROBES)
+def test_what_the_probe_measures_has_these_expectations(name: str) -> None:
+    # The gradient of the loss θ·x is the sample x itself.
+    options, cut, quantities = PROBES[name]
+    size, diagonal = sum(cut), np.diag(COVARIANCE)
+    model = torch.nn.Linear(4, 1, bias=False, dtype=torch.float64)
+    probe = gb.Probe(model, quantities, **options)
+    measured = []
+    for grads in torch.from_numpy(draw(1000, size)):
+        model.zero_grad()
+        for samples in grads.split(cut):
+            with probe.measure(num_samples=len(samples)):
+                model(samples).mean().backward()
+        measured.append(probe.read(momenta=[torch.from_numpy(MOMENTUM)[None]]))
+    truths = {
+        "grad_sqnorm": SIGNAL + TRACE / size,
+        "sample_sqnorm": SIGNAL + TRACE,
+        "grad_variance": TRACE,
+        "momentum_projection": MEAN @ MOMENTUM + SIGNAL + TRACE / size,
+        "projection_variance": MEAN @ COVARIANCE @ MEAN + SQUARE / size,
+        "diagonal_projection_variance": MEAN**2 @ diagonal + diagonal @ diagonal / size,
+    }
+    for quantity in quantities:
+        assert_mean([getattr(statistics, quantity) for statistics in measured], truths[quantity])
+    assert_mean([corrected_grad_sqnorm(statistics) for statistics in measured], SIGNAL)
+    assert_mean([biased_grad_variance(statistics) for statistics in measured], (1 - 1 / size) * TRACE)

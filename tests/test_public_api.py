@@ -73,7 +73,8 @@ def test_public_names_are_the_things_themselves() -> None:
 @pytest.mark.parametrize("name", gradbatch.__all__)
 def test_documented(name: str) -> None:
     # Its own: an inherited docstring says nothing of it, and a dataclass without one gets its signature.
-    text = vars(PUBLIC[name]).get("__doc__") or ""
+    value = PUBLIC[name]
+    text = (vars(value).get("__doc__") if inspect.isclass(value) else value.__doc__) or ""
     assert len(text) > 20
     assert not text.startswith(f"{name}(")
     assert text.partition("\n")[0].rstrip().endswith((".", ":"))

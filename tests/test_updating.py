@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gradbatch.updating import borrowed_lr, learning_rates, momentum_of, parameters_of
+from gradbatch.updating import borrowed_lr, learning_rates, momenta_of, momentum_of, parameters_of
 
 
 def parameters() -> list[nn.Parameter]:
@@ -46,6 +46,29 @@ def test_learning_rates() -> None:
 )
 def test_momentum(kind: Any, options: dict[str, float], momentum: float) -> None:
     assert momentum_of(kind(parameters(), lr=0.1, **options)) == momentum
+
+
+def test_momenta_are_each_group_s_share_of_the_buffers() -> None:
+    a, b, c = parameters()
+    stranger = nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([{"params": [a, b], "momentum": 0.9}, {"params": [c], "momentum": 0.5}], lr=0.1)
+    assert momenta_of(optimizer, [a, b, c]) == [None, None, None]
+    a.grad, c.grad = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0])  # b has none, and so no buffer
+    optimizer.step()
+    of_a, of_b, of_c, of_stranger = momenta_of(optimizer, [a, b, c, stranger])
+    assert torch.equal(of_a, 0.9 * torch.tensor([1.0, 2.0]))
+    assert torch.equal(of_c, 0.5 * torch.tensor([3.0, 4.0]))
+    assert of_b is of_stranger is None
+    assert torch.equal(optimizer.state[a]["momentum_buffer"], a.grad)  # the buffer itself is left alone
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.Adagrad, torch.optim.SGD])
+def test_optimizers_without_buffers_carry_nothing_over(kind: Any) -> None:
+    (weight, *_) = parameters()
+    optimizer = kind([weight], lr=0.1)
+    weight.grad = torch.ones(2)
+    optimizer.step()
+    assert momenta_of(optimizer, [weight]) == [None]
 
 
 # Not of the kind that a division undoes: 0.1 * 3 / 3 is another float than 0.1, and 0.1 * 0 / 0 is none.

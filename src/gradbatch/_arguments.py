@@ -14,6 +14,7 @@ from gradbatch.updating import parameters_of
 
 __all__ = [
     "check_budget",
+    "check_fraction",
     "check_loss",
     "check_parts",
     "check_rules",
@@ -102,6 +103,12 @@ def check_loss(loss: Any, reduction: str) -> None:
         raise InvalidInputError(
             "`loss` has no graph behind it: compute it from the model's output, outside of `torch.no_grad()`"
         )
+
+
+def check_fraction(sample_fraction: float) -> None:
+    """A part of a batch is more than nothing and at most all of it."""
+    if not 0 < sample_fraction <= 1:
+        raise InvalidInputError(f"`sample_fraction` must be above 0 and at most 1, got {sample_fraction}")
 
 
 def check_weight(weight: float | None) -> None:

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from gradbatch._arguments import (
     check_budget,
+    check_fraction,
     check_loss,
     check_parts,
     check_rules,
@@ -133,6 +134,7 @@ class Controller:
         check_size("batch_size", batch_size, stream.dataset_size)
         if micro_batch_size is not None:
             check_size("micro_batch_size", micro_batch_size, stream.dataset_size)
+        check_fraction(sample_fraction)
         if clip_grad_norm is not None and not clip_grad_norm > 0:
             raise InvalidInputError(f"`clip_grad_norm` must be positive, got {clip_grad_norm}")
         if scaler is not None and rule.in_step:

@@ -1,16 +1,19 @@
-"""From a tensor that no sample enters, such as a transposed or a normalised weight, back to the parameters behind it."""
+"""From a tensor that no sample enters, such as a transposed or normalised weight, back to the parameters behind it."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
 from gradbatch.probe.forms import Dense, Lookup, Mapped, Outer, OuterSum, PerSample, Rearranged
-from gradbatch.probe.operations import Call, output_shape
+from gradbatch.probe.nodes import delivered, num_outputs, output_shape, parameter_of, saved, sent_back
+from gradbatch.probe.operations import Call
 
 __all__ = ["carried"]
+
 
 def carried(form: PerSample, node: Node, index: int, places: Mapping[Node, int], call: Call) -> dict[int, PerSample]:
     """Per-sample gradients of parameters, from those of a tensor that was computed from parameters alone.
@@ -46,20 +49,20 @@ def _mapped(form: PerSample, root: Node, index: int, places: Mapping[Node, int])
             def push(grads: Tensor, leaf: Node = leaf) -> Tensor:
                 with warnings.catch_warnings():  # some operations are only looped over, which vmap regrets
                     warnings.filterwarnings("ignore", message=".*batching rule", category=UserWarning)
-                    return torch.vmap(lambda grad: _sent_back(order, index, grad, leaf))(grads)
+                    return torch.vmap(partial(_sent_to, order, leaf, index))(grads)
 
-            forms[places[leaf]] = Mapped(form, leaf.variable.shape, push)
+            forms[places[leaf]] = Mapped(form, parameter_of(leaf).shape, push)
     return forms
 
 
-def _sent_back(order: Sequence[Node], index: int, grad: Tensor, leaf: Node) -> Tensor:
+def _sent_to(order: Sequence[Node], leaf: Node, index: int, grad: Tensor) -> Tensor:
     """What autograd would send to a leaf, had it started with a gradient at the first node, without anyone's hooks.
 
     Args:
         order: The nodes, operands last.
+        leaf: The leaf.
         index: The output of the first node whose gradient it is.
         grad: The gradient.
-        leaf: The leaf.
 
     Returns:
         The leaf's gradient.
@@ -71,13 +74,11 @@ def _sent_back(order: Sequence[Node], index: int, grad: Tensor, leaf: Node) -> T
             return own[0]
         if not node.next_functions or not own:
             continue
-        sent = node(*(own.get(output) for output in range(len(node._input_metadata))))
-        for (child, output), part in zip(node.next_functions, sent if isinstance(sent, tuple) else (sent,), strict=True):
-            if child is not None and part is not None:
-                part = part.sum_to_size(output_shape(child, output))
-                of_child = waiting.setdefault(child, {})
-                of_child[output] = of_child[output] + part if output in of_child else part
-    raise AssertionError("a leaf below a node is reached from it")
+        sent = sent_back(node, [own.get(output) for output in range(num_outputs(node))])
+        for child, output, part in delivered(node, sent):
+            of_child = waiting.setdefault(child, {})
+            of_child[output] = of_child[output] + part if output in of_child else part
+    return torch.zeros(parameter_of(leaf).shape, dtype=grad.dtype, device=grad.device)  # no gradient came through
 
 
 def _operands_last(root: Node) -> list[Node]:
@@ -117,7 +118,7 @@ def _transposed(form: PerSample, node: Node, shape: torch.Size, call: Call) -> P
 def _axes_exchanged(form: PerSample, node: Node, shape: torch.Size, call: Call) -> PerSample:
     """Two axes exchanged; saved numbers have lost their sign."""
     count = len(shape)
-    first, second = (_signed(axis) % count for axis in (node._saved_dim0, node._saved_dim1))
+    first, second = (_signed(axis) % count for axis in (saved(node, "dim0"), saved(node, "dim1")))
     if count == 2 and first != second:
         return _transposed(form, node, shape, call)
     return Rearranged(
@@ -130,7 +131,7 @@ def _axes_exchanged(form: PerSample, node: Node, shape: torch.Size, call: Call) 
 
 def _permuted(form: PerSample, node: Node, shape: torch.Size, call: Call) -> PerSample:
     """Axes in another order."""
-    order = [_signed(axis) % len(shape) for axis in node._saved_dims]
+    order = [_signed(axis) % len(shape) for axis in saved(node, "dims")]
     back = [0, *(order.index(axis) + 1 for axis in range(len(order)))]
     return Rearranged(form, shape, lambda grads: grads.permute(back), lambda tensor: tensor.permute(order))
 
@@ -148,7 +149,7 @@ def _reshaped(form: PerSample, node: Node, shape: torch.Size, call: Call) -> Per
 def _looked_up(form: PerSample, node: Node, shape: torch.Size, call: Call) -> PerSample:
     """Rows of a table that are the same for every sample (learned positions)."""
     with call.group:
-        ids, padding = node._saved_indices.reshape(1, -1), node._saved_padding_idx
+        ids, padding = saved(node, "indices").reshape(1, -1), saved(node, "padding_idx")
     right = form.piece(0, form.num_samples).reshape(form.num_samples, ids.shape[1], -1)
     if 0 <= padding < shape[0]:
         right = right.masked_fill((ids == padding)[..., None], 0)

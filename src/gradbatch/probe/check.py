@@ -38,7 +38,7 @@ def disagreement(heard: Heard, table: ParameterTable, num_samples: int) -> str |
         if seen is None:
             if not bool(grad.any()):
                 continue
-            return f'parameter "{table.names[place]}" was used outside of the model\'s forward'
+            return f'parameter "{table.names[place]}" was used outside of the model\'s forward, or for what it does not return'
         scale = (num_samples * heard.sqnorm_sums[place].double()).sqrt()
         error = torch.linalg.vector_norm(grad.double() - seen.double())
         if not bool(torch.isfinite(error + scale)):
@@ -46,7 +46,7 @@ def disagreement(heard: Heard, table: ParameterTable, num_samples: int) -> str |
         if error > _SLACK * max(heard.rounding, _rounding(grad, seen)) * scale:
             return (
                 f'the per-sample gradients of parameter "{table.names[place]}" do not add up to autograd\'s gradient, '
-                "so the parameter is also used outside of the model's forward"
+                "so the parameter is also used outside of the model's forward, or for what it does not return"
             )
     return ""
 

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ class LayerComparison:
 
     Attributes:
         name: The layer's name in the model.
-        fast: $\frac1B\sum_i\|g_i\|^2$ as the engine measures it; ``None`` where it cannot.
+        fast: $\frac1B\sum_i\|g_i\|^2$ as the engine measures it; ``None`` where this batch does not tell.
         slow: The same from a loop over single samples.
     """
 
@@ -51,7 +52,7 @@ class Comparison:
         reason: Why not ``layers``, or an empty string.
         num_samples: Samples in the batch.
         tolerance: Relative error that rounding may cause in the model's type.
-        layers: Each layer.
+        layers: Each layer; none where the engine cannot tell samples apart.
     """
 
     estimator: str
@@ -63,13 +64,14 @@ class Comparison:
     @property
     def is_exact(self) -> bool:
         """Whether the engine and the loop agree on every layer, but for rounding."""
-        return all(layer.error <= self.tolerance for layer in self.layers)
+        return self.estimator == "layers" and all(layer.error <= self.tolerance for layer in self.layers)
 
     def __str__(self) -> str:
         """The table."""
+        if not self.layers:
+            return f"nothing to compare, measured by {self.estimator}: {self.reason}"
         width = max(len("layer"), *(len(layer.name) for layer in self.layers))
         lines = [f"mean squared norm of {self.num_samples} per-sample gradients, measured by {self.estimator}"]
-        lines += [self.reason] * bool(self.reason)
         lines.append(f"{'layer':{width}}{'engine':>14}{'loop':>14}{'error':>10}")
         for layer in self.layers:
             fast = "none" if layer.fast is None else f"{layer.fast:.6g}"
@@ -115,8 +117,10 @@ def check(model: nn.Module, batch: Any, loss_fn: Callable[[nn.Module, Any], Tens
             f"`loss_fn` must take (model, batch) and return the mean loss over the batch, got {error}: for a batch of "
             "inputs and targets write lambda model, batch: loss(model(batch[0]), batch[1])"
         ) from error
-    samples = [tree_map(lambda t, i=i: t[i : i + 1] if isinstance(t, Tensor) else t, batch) for i in range(num_samples)]
-    slow = _by_layer(model, per_sample_gradients(model, loss_fn, samples))
+    slow: dict[str, float] = {}
+    if probe.estimator == "layers":  # else a sample alone is another thing than a sample in its batch
+        samples = [tree_map(partial(_row, index), batch) for index in range(num_samples)]
+        slow = _by_layer(model, per_sample_gradients(model, loss_fn, samples))
     dtype = next(parameter.dtype for parameter in model.parameters())
     comparison = Comparison(
         estimator=probe.estimator,
@@ -156,6 +160,11 @@ def _warnings() -> Iterator[list[str]]:
         yield sentences
     finally:
         logger.removeHandler(handler)
+
+
+def _row(index: int, leaf: Any) -> Any:
+    """A tensor's share of one sample; what is no tensor is everyone's."""
+    return leaf[index : index + 1] if isinstance(leaf, Tensor) and leaf.dim() else leaf
 
 
 def _num_samples(batch: Any) -> int:

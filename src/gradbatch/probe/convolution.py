@@ -75,11 +75,8 @@ def windows(
     Returns:
         The windows, [N, G, T, C/G K].
     """
-    axes = len(kernel)
     if any(padding):
         images = F.pad(images, [size for size in reversed(padding) for _ in range(2)])
-    if len(kernel) == 2 and False:
-        raise AssertionError
     strides = images.stride()
     view = images.as_strided(
         (*images.shape[:2], *kernel, *space),
@@ -90,6 +87,4 @@ def windows(
         ),
         images.storage_offset(),
     )
-    unfolded = view.reshape(len(images), groups, -1, math.prod(space))  # [N, G, C/G K, T]: a copy
-    del axes
-    return unfolded.mT
+    return view.reshape(len(images), groups, -1, math.prod(space)).mT  # a copy, [N, G, C/G K, T] turned

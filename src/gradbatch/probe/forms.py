@@ -10,7 +10,6 @@ outer product, V rows of a table and D its columns.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -43,10 +42,12 @@ class PerSample(ABC):
     Attributes:
         num_samples: Their number B.
         shape: Shape of each, that of the tensor.
+        overhead: Numbers that come into being on the way to one that is written out, where those are more.
     """
 
     num_samples: int
     shape: torch.Size
+    overhead: int = 0
 
     @abstractmethod
     def piece(self, start: int, stop: int) -> Tensor:
@@ -63,7 +64,7 @@ class PerSample(ABC):
     @property
     def piece_size(self) -> int:
         """Samples that may be written out at a time, at least one."""
-        return max(1, MAX_WRITTEN_OUT // max(1, self.shape.numel()))
+        return max(1, MAX_WRITTEN_OUT // max(1, self.shape.numel(), self.overhead))
 
     def bounds(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, int]]:
         """Bounds of the pieces in which the samples ``start`` to ``stop`` (by default all) can be written out."""
@@ -121,11 +122,7 @@ class Outer(PerSample):
 
     def __init__(self, left: Rows, right: Rows) -> None:
         self.left, self.right = left, right
-        self.num_samples = len(left.tensor)
-
-    @cached_property
-    def shape(self) -> torch.Size:  # pyrefly: ignore
-        return torch.Size((self.left.tensor.shape[1], self.right.tensor.shape[1]))
+        self.num_samples, self.shape = len(left.tensor), torch.Size((left.tensor.shape[1], right.tensor.shape[1]))
 
     def piece(self, start: int, stop: int) -> Tensor:
         return self.left.tensor[start:stop, :, None] * self.right.tensor[start:stop, None, :]
@@ -210,12 +207,7 @@ class Lazy(PerSample):
         numbers: int,
     ) -> None:
         self.make, self.num_samples, self.shape, self.sources = make, num_samples, shape, sources
-        self._numbers = numbers
-
-    @property
-    def piece_size(self) -> int:
-        """Samples that may be written out at a time, at least one."""
-        return max(1, MAX_WRITTEN_OUT // max(1, self.shape.numel(), self._numbers))
+        self.overhead = numbers
 
     def forms(self) -> Iterator[PerSample]:
         """The forms of all samples, in order."""
@@ -264,11 +256,7 @@ class Mapped(PerSample):
     def __init__(self, base: PerSample, shape: torch.Size, push: Callable[[Tensor], Tensor]) -> None:
         self.base, self.shape, self.push = base, shape, push
         self.num_samples = base.num_samples
-
-    @property
-    def piece_size(self) -> int:
-        """Samples that may be written out at a time, at least one."""
-        return max(1, MAX_WRITTEN_OUT // max(self.shape.numel(), self.base.shape.numel()))
+        self.overhead = max(base.shape.numel(), base.overhead)
 
     def piece(self, start: int, stop: int) -> Tensor:
         return self.push(self.base.piece(start, stop))
@@ -286,11 +274,7 @@ class Total(PerSample):
 
     def __init__(self, parts: Sequence[PerSample]) -> None:
         self.parts, self.shape, self.num_samples = parts, parts[0].shape, parts[0].num_samples
-
-    @property
-    def piece_size(self) -> int:
-        """Samples that may be written out at a time, at least one."""
-        return min(part.piece_size for part in self.parts)
+        self.overhead = max(part.overhead for part in parts)
 
     def piece(self, start: int, stop: int) -> Tensor:
         total = self.parts[0].piece(start, stop)

@@ -9,25 +9,23 @@ Which of the nodes above parameters are free, and how the samples lie in a junct
 `gradbatch.probe.layout`) and remembered by what the node looks like from below: its name, and those of its operands.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge, Node
+from torch.autograd.graph import Node
+from torch.utils.checkpoint import GraphExecGroup
 
 from gradbatch.probe.coverage import ParameterTable
 from gradbatch.probe.layout import Folded, Layout, Packed, find_layouts
-from gradbatch.probe.operations import LEAF
+from gradbatch.probe.nodes import LEAF, Operands, delivered, num_outputs, output_shape, parameter_of, sent_back
 
 __all__ = ["Junction", "Trace", "Tracer", "places_of"]
 
 Key = int | tuple[Any, ...]
 """What a node looks like from below: its place for a leaf, else its name and the keys of its operands."""
-
-Operands = Sequence[tuple[Node | None, int]]
-"""The nodes of which a node's operands are outputs, and of which output; no node for a constant."""
 
 Fitting = frozenset[Folded | Packed]
 """The layouts that what was seen of a node allows."""
@@ -43,12 +41,13 @@ class Junction:
 
     Attributes:
         node: The node.
+        key: Its name, and the key of each operand, ``None`` for those with samples.
         layout: How the samples lie in its first output.
         operands: Places of its free operands among all.
     """
 
     node: Node
-    key: Key
+    key: tuple[Any, ...]
     layout: Layout
     operands: list[int]
 
@@ -64,7 +63,7 @@ class Trace:
         unknown: Nodes with free operands of which nothing was learned yet.
     """
 
-    nodes: dict[Node | None, Key | None] = field(default_factory=dict)
+    nodes: dict[Node, Key | None] = field(default_factory=dict)
     leaves: dict[Node, int] = field(default_factory=dict)
     junctions: list[Junction] = field(default_factory=list)
     unknown: list[tuple[Node, Key]] = field(default_factory=list)
@@ -99,10 +98,10 @@ class Tracer:
             What was found.
         """
         trace = Trace()
-        keys, learned = trace.nodes, self._learned
-        keys[None] = None  # a constant operand
+        learned = self._learned
+        keys: dict[Any, Key | None] = {None: None}  # constant operands have no node
         waiting: dict[Node, Operands] = {}
-        stack = list(roots)
+        stack: list[Any] = list(roots)
         while stack:  # operands first; this loop runs at every step, over every node
             node = stack[-1]
             if node in keys:
@@ -129,25 +128,28 @@ class Tracer:
                 else:
                     self._meeting(node, key, known, trace, packings)
         del keys[None]
+        trace.nodes = keys
         return trace
 
     def _leaf(self, node: Node, trace: Trace) -> int | None:
         """The parameter's place, for a leaf that is one."""
-        place = self._places.get(id(node.variable)) if node.name() == LEAF else None
+        place = self._places.get(id(parameter_of(node))) if node.name() == LEAF else None
         if place is not None:
             trace.leaves[node] = place
         return place
 
-    def _meeting(self, node: Node, key: Key, known: "Learned | None", trace: Trace, packings: Sequence[Packed]) -> None:
+    def _meeting(
+        self, node: Node, key: tuple[Any, ...], known: "Learned | None", trace: Trace, packings: Sequence[Packed]
+    ) -> None:
         """Take down a node with free operands that is not free itself."""
         if known == "outside":
             return
         layout = _packing_of(node, packings) if known == "packed" else known
-        if layout is None:
-            trace.unknown.append((node, key))
-        else:
+        if isinstance(layout, Layout):
             free = [place for place, part in enumerate(key[1:]) if part is not None]
             trace.junctions.append(Junction(node, key, layout, free))
+        else:
+            trace.unknown.append((node, key))
 
     def forget(self, junction: Junction) -> None:
         """Learn a node anew, whose layout turned out to be another."""
@@ -195,7 +197,7 @@ class Tracer:
                 is_doubtful = True
             elif fitting:
                 layouts[key] = fitting & layouts.get(key, fitting)
-                is_doubtful |= len(layouts[key]) > 1
+                is_doubtful |= len({layout.axis for layout in layouts[key] if isinstance(layout, Folded)}) > 1
             else:
                 has_samples = any(child is not None and keys[child] is None for child, _ in operands)
                 if has_samples or not self._may_be_free(node, key):
@@ -212,7 +214,9 @@ class Tracer:
                 self._learned[key] = "packed"
             elif folded:
                 # Where few samples left traces several may fit: what is most usual, until a later pass rules it out.
-                self._learned[key] = min(folded, key=lambda layout: (layout.axis, layout.is_inner))
+                axis = min(layout.axis for layout in folded)
+                kinds = [layout for layout in folded if layout.axis == axis]
+                self._learned[key] = kinds[0] if len(kinds) == 1 else Folded(axis, is_single=True)
             else:
                 return f'the samples lie differently in the uses of parameter "{self._names(key)[0]}"'
         return ""
@@ -229,7 +233,7 @@ class Tracer:
 
 def _packing_of(node: Node, packings: Sequence[Packed]) -> Packed | None:
     """The one packing that fits a node's output; ``None`` if none does, or it cannot be told which."""
-    fitting = [packing for packing in packings if packing.holds(node._input_metadata[0].shape[0])]
+    fitting = [packing for packing in packings if packing.holds(output_shape(node, 0)[0])]
     return fitting[0] if len(fitting) == 1 else None
 
 
@@ -237,7 +241,7 @@ def places_of(key: Key) -> set[int]:
     """Places of the parameters below a node."""
     if isinstance(key, int):
         return {key}
-    return {place for part in key if isinstance(part, int | tuple) for place in places_of(part)}
+    return {place for part in key if not isinstance(part, str | None) for place in places_of(part)}
 
 
 _LAYERS = frozenset(
@@ -255,7 +259,7 @@ _LAYERS = frozenset(
 """Operations that need samples to make sense."""
 
 
-def _look(node: Node, operands: Sequence[tuple[Node | None, int]], keys: Mapping[Node, Key | None]) -> Key | None:
+def _look(node: Node, operands: Operands, keys: Mapping[Node, Key | None]) -> tuple[Any, ...] | None:
     """The key that the node has if it is free or a junction; ``None`` if no operand is free."""
     below = [None if child is None else keys[child] for child, _ in operands]
     if below.count(None) == len(below):
@@ -288,29 +292,25 @@ def _masked_pass(
         grads.append(grad.to(output))
     mask = mask.to(outputs[0].device)
     found: dict[Node, Fitting | None] = {}
-
-    def listen(node: Node) -> Callable[[tuple[Tensor | None, ...]], None]:
-        def hook(grads: tuple[Tensor | None, ...]) -> None:
-            first = next((grad for grad in grads if grad is not None), None)
-            found[node] = find_layouts(first, mask, packings)
-
-        return hook
-
-    # The pass goes down to the lowest nodes above leaves, not into the leaves, whose hooks are the user's.
-    lowest = [node for node in nodes if node.next_functions and not any(_inner_children(node))]
-    handles = [node.register_prehook(listen(node)) for node in nodes if node.next_functions]
-    try:
-        edges = [GradientEdge(node, output) for node in lowest for output in range(len(node._input_metadata))]
-        reached = torch.autograd.grad(outputs, edges, grads, retain_graph=True, allow_unused=True)
-    finally:
-        for handle in handles:
-            handle.remove()
-    for edge, grad in zip(edges, reached, strict=True):
-        if grad is not None:
-            found.setdefault(edge.node, find_layouts(grad, mask, packings))
+    waiting: dict[Node, dict[int, Tensor]] = {}
+    for output, grad in zip(outputs, grads, strict=True):
+        if output.grad_fn is not None:
+            _add(waiting, output.grad_fn, output.output_nr, grad)
+    # Node by node, since hooks that a user put on activations or parameters are for the user's own passes.
+    with torch.no_grad(), GraphExecGroup():
+        for node in reversed(list(nodes)):
+            own = waiting.pop(node, None)
+            if own is None or not node.next_functions:
+                continue
+            found[node] = find_layouts(next(iter(own.values())), mask, packings)
+            if any(child is not None and child.next_functions for child, _ in node.next_functions):
+                sent = sent_back(node, [own.get(output) for output in range(num_outputs(node))], once=True)
+                for child, index, part in delivered(node, sent):
+                    _add(waiting, child, index, part)
     return found
 
 
-def _inner_children(node: Node) -> Iterator[Node]:
-    """The node's operands that are neither constants nor leaves."""
-    return (child for child, _ in node.next_functions if child is not None and child.next_functions)
+def _add(waiting: dict[Node, dict[int, Tensor]], node: Node, output: int, grad: Tensor) -> None:
+    """Add to the gradient that waits for an output of a node."""
+    own = waiting.setdefault(node, {})
+    own[output] = own[output] + grad if output in own else grad

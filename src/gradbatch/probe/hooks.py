@@ -5,9 +5,9 @@ map). What makes a pass ours is that it was announced, or that it accumulates in
 kept apart by the pass's id, and a post-accumulate hook marks the ids that count.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from functools import partial
 from typing import Any
 
@@ -19,19 +19,18 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import GraphExecGroup
 from torch.utils.hooks import RemovableHandle
 
+from gradbatch.errors import InvalidInputError, MeasurementError
 from gradbatch.probe.chains import carried
 from gradbatch.probe.coverage import ParameterTable
 from gradbatch.probe.forms import Dense, PerSample, Rows, combined, settled
 from gradbatch.probe.graph import Junction, Trace, Tracer, places_of
-from gradbatch.probe.layout import Packed
+from gradbatch.probe.layout import LayoutError, Packed
 from gradbatch.probe.moments import second_moment, sqnorm_sum, weighted_sum
-from gradbatch.probe.operations import Call, UnknownOperationError, per_sample_gradients
+from gradbatch.probe.nodes import UnknownOperationError, current_pass
+from gradbatch.probe.operations import Call, per_sample_gradients
 from gradbatch.probe.own_layers import FORMULAS
 
 __all__ = ["Heard", "Listener", "Plan", "sqnorm"]
-
-# Private, but what torch.autograd.graph itself tells passes apart by.
-_current_pass = torch._C._current_graph_task_id
 
 _OWN = -2
 """In place of a pass's id: the announced pass. The engine's ids begin at 0, and -1 is none."""
@@ -182,10 +181,12 @@ class Listener:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        own = [heard for heard in (self._passes or {}).values() if heard.accumulates]
+        passes = self._passes or {}
+        own = [heard for heard in passes.values() if heard.accumulates]
         if self.plan is not None and self.plan.by_layers:
             for heard in own:
                 self._round_up(heard, self.plan)
+        passes.clear()  # the nodes' hooks hold it
         self._clear()
         return own
 
@@ -219,9 +220,15 @@ class Listener:
         for node in trace.nodes:
             if why := _OPAQUE.get(node.name()):
                 return why
-        outputs = [o for o in self._outputs if o.dim() and len(o) == plan.num_samples and o.is_floating_point()]
+        tensors = [output for output in self._outputs if output.dim() and output.is_floating_point()]
+        outputs = [output for output in tensors if len(output) == plan.num_samples]
         if not outputs:
             shapes = ", ".join(str(tuple(output.shape)) for output in self._outputs) or "nothing"
+            if tensors and not plan.is_announced and all(len(output) % plan.num_samples for output in tensors):
+                raise MeasurementError(
+                    f"`num_samples` is {plan.num_samples} and the model returned {shapes}: give the number of samples "
+                    "that go through the model in this pass"
+                )
             return f"the model returned {shapes}, no tensor whose leading axis counts the {plan.num_samples} samples"
         return self._tracer.learn(trace, outputs, plan.num_samples, self._packings)
 
@@ -235,17 +242,27 @@ class Listener:
             self._num_uses[place] = self._num_uses.get(place, 0) + 1
 
         def on_node(grads: tuple[Tensor | None, ...]) -> None:
-            if passes is self._passes and self.plan is not None and grads[0] is not None:
-                heard = self._heard_now()
-                heard.rounding = max(heard.rounding, torch.finfo(grads[0].dtype).eps)
-                with _plain_arithmetic(grads[0]):
-                    written = FORMULAS[type(module)](module, inputs, grads[0])
-                    for name, place in owned.items():
-                        own = written[name][: self.plan.count]
-                        form = Dense(Rows(own.reshape(len(own), -1)), own.shape[1:])
-                        self._use(place, form, heard)
+            if passes is self._passes and grads[0] is not None:
+                self._take_own(module, inputs, grads[0])
 
         output.grad_fn.register_prehook(on_node)
+
+    def _take_own(self, module: nn.Module, inputs: Any, output_grads: Tensor) -> None:
+        """Take what a layer's own formula says."""
+        plan, heard = self.plan, self._heard_now()
+        assert plan is not None
+        heard.rounding = max(heard.rounding, _rounding(output_grads))
+        with _plain_arithmetic(output_grads):
+            written = FORMULAS[type(module)](module, inputs, output_grads)
+            for name, place in self._own_places[module].items():
+                own, shape = written.get(name), self._table.parameters[place].shape
+                if own is None or own.shape != (plan.num_samples, *shape):
+                    raise InvalidInputError(
+                        f"the formula for {type(module).__name__} gave {None if own is None else tuple(own.shape)} for "
+                        f'parameter "{name}": it must give per-sample gradients {(plan.num_samples, *shape)}'
+                    )
+                rows = own[: plan.count].reshape(plan.count, -1)
+                self._use(place, Dense(Rows(rows), shape), heard)
 
     def _on_recurrent(self, module: nn.Module, args: Any) -> None:
         """Take down how sequences of unequal length are packed; layers pass one packing on to each other."""
@@ -256,12 +273,12 @@ class Listener:
                 self._packings.append(packing)
 
     def _on_forward(self, module: nn.Module, args: Any, output: Any) -> None:
-        if self._passes is None:
+        if self._passes is None or not torch.is_grad_enabled():
             return
+        output = vars(output) if is_dataclass(output) and not isinstance(output, dict) else output
         tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.requires_grad]
         self._outputs += tensors
-        assert self.plan is not None
-        if not self.plan.is_announced:
+        if self.plan is not None and not self.plan.is_announced:
             self.attach(tensors)
 
     def _hook_grads(self, on_grad: Callable[[int, Tensor], None]) -> None:
@@ -286,15 +303,19 @@ class Listener:
         first = next((grad for grad in grads if grad is not None), None)
         if first is None:
             return ""
-        heard.rounding = max(heard.rounding, torch.finfo(first.dtype).eps)
+        heard.rounding = max(heard.rounding, _rounding(first))
         node, operands = junction.node, junction.node.next_functions
         call = Call(node, grads, junction.operands, junction.layout, plan.num_samples, plan.count, self._group)
         try:
             with _plain_arithmetic(first):
                 for place, form in per_sample_gradients(call).items():
                     child, output = operands[place]
+                    assert child is not None
                     for owner, carried_form in carried(form, child, output, self._leaves, call).items():
                         self._use(owner, carried_form, heard)
+        except LayoutError:  # another number of positions: what was learned does not tell where they lie
+            self._tracer.forget(junction)
+            heard.unsettled |= places_of(junction.key)
         except UnknownOperationError as error:
             name = self._table.names[min(places_of(junction.key))]
             return f'parameter "{name}" has no per-sample gradients: {error}'
@@ -324,8 +345,10 @@ class Listener:
         """Settle what was used less often than the graph would have it, and what has one sample only."""
         if plan.num_samples == 1:
             for place, grad in heard.grads.items():
-                grad = grad.to_dense() if grad.is_sparse else grad
-                heard.uses[place] = [Dense(Rows(grad.reshape(1, -1).float() if grad.element_size() < 4 else grad.reshape(1, -1)), grad.shape)]
+                own = grad.to_dense() if grad.is_sparse else grad
+                own = own.clone() if plan.keep_forms else own  # autograd may go on adding to it
+                rows = own.reshape(1, -1)
+                heard.uses[place] = [Dense(Rows(rows.float() if rows.element_size() < 4 else rows), own.shape)]
         for place in list(heard.uses):
             self._settle(place, heard)
         for place in self._unknown:
@@ -338,7 +361,7 @@ class Listener:
         """What the pass that is running has said so far."""
         assert self._passes is not None
         # Our own pass may run others inside it, as reentrant checkpointing does for each segment: all one to us.
-        key = _OWN if self.is_own else _current_pass()
+        key = _OWN if self.is_own else current_pass()
         heard = self._passes.get(key)
         if heard is None:
             heard = self._passes[key] = Heard(accumulates=self.is_own)
@@ -373,6 +396,13 @@ def _plain_arithmetic(tensor: Tensor) -> AbstractContextManager[object]:
     stack.enter_context(torch.no_grad())
     stack.enter_context(torch.autocast(device, enabled=False))
     return stack
+
+
+def _rounding(grad: Tensor) -> float:
+    """Unit rounding of the type in which autograd computes with a gradient."""
+    device = grad.device.type
+    dtypes = [grad.dtype, torch.get_autocast_dtype(device)] if torch.is_autocast_enabled(device) else [grad.dtype]
+    return max(torch.finfo(dtype).eps for dtype in dtypes)
 
 
 def sqnorm(tensor: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Folded", "Layout", "Packed", "find_layouts"]
+__all__ = ["Folded", "Layout", "LayoutError", "Packed", "find_layouts"]
 
 
 class Layout(ABC):
@@ -25,11 +25,18 @@ class Layout(ABC):
         Args:
             tensor: The tensor.
             num_samples: Samples B in it.
+
+        Raises:
+            LayoutError: If the tensor cannot be laid out so.
         """
 
     @abstractmethod
     def only(self, tensor: Tensor, sample: int, num_samples: int) -> Tensor:
         """The tensor with zeros wherever another sample is."""
+
+
+class LayoutError(Exception):
+    """A tensor that cannot be laid out as tensors of its kind were before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +46,20 @@ class Folded(Layout):
     Attributes:
         axis: The axis.
         is_inner: Whether the samples vary fastest along it, as in a sequence-first batch.
+        is_single: Whether only one position was seen, which does not tell where the samples would vary.
     """
 
     axis: int
     is_inner: bool = False
+    is_single: bool = False
 
     def by_sample(self, tensor: Tensor, num_samples: int) -> Tensor:
         if self.axis:
             tensor = tensor.movedim(self.axis, 0)
         if len(tensor) == num_samples:
             return tensor
+        if self.is_single or len(tensor) % num_samples:
+            raise LayoutError
         if self.is_inner:
             return tensor.unflatten(0, (-1, num_samples)).transpose(0, 1)
         return tensor.unflatten(0, (num_samples, -1))
@@ -85,6 +96,8 @@ class Packed(Layout):
 
     def by_sample(self, tensor: Tensor, num_samples: int) -> Tensor:
         count = len(tensor)
+        if not self.holds(count):
+            raise LayoutError
         length = 1 if count <= self.num_samples else self.length
         padded = tensor.new_zeros(num_samples, length, *tensor.shape[1:])
         padded[self.samples[:count], self.positions[:count]] = tensor
@@ -104,7 +117,8 @@ def find_layouts(grad: Tensor | None, mask: Tensor, packings: Sequence[Packed]) 
         packings: How sequences of unequal length were packed in the forward pass, if any were.
 
     Returns:
-        The layouts that account for the zeros, none if the samples are mixed; ``None`` if there were no traces, or what came was not finite.
+        The layouts that account for the zeros, none if the samples are mixed; ``None`` if there were no traces, or if
+        what came was not finite.
     """
     heard = None if grad is None else grad != 0
     if grad is None or heard is None or not bool(heard.any()) or not bool(grad.isfinite().all()):
@@ -119,8 +133,7 @@ def _foldings(shape: torch.Size, num_samples: int) -> Iterator[Folded]:
     for axis, size in enumerate(shape):
         if size and size % num_samples == 0:
             yield Folded(axis)
-            if size > num_samples:
-                yield Folded(axis, is_inner=True)
+            yield Folded(axis, is_inner=True)
 
 
 def _fits(layout: Layout, heard: Tensor, mask: Tensor) -> bool:

@@ -18,22 +18,16 @@ from torch.utils.checkpoint import GraphExecGroup
 
 from gradbatch.probe.forms import Dense, Lookup, Outer, OuterSum, PerSample, Rows
 from gradbatch.probe.layout import Folded, Layout
+from gradbatch.probe.nodes import UnknownOperationError, output_shape, saved, sent_back
 
 __all__ = [
-    "LEAF",
     "OPERATIONS",
     "Call",
     "Operation",
-    "UnknownOperationError",
     "operation",
-    "output_shape",
     "per_sample_gradients",
     "reduced",
 ]
-
-
-class UnknownOperationError(Exception):
-    """An operation about whose operands nothing can be said."""
 
 
 @dataclass(eq=False, slots=True)
@@ -75,7 +69,8 @@ class Call:
     def saved(self, name: str) -> Any:
         """What autograd saved under this name; to be asked for once, since a checkpoint gives it once."""
         with self.group:
-            return getattr(self.node, "_saved_" + name)
+            value = saved(self.node, name)
+        return value.detach() if isinstance(value, Tensor) else value  # an activation, which holds its own graph
 
     def by_sample(self, tensor: Tensor) -> Tensor:
         """A tensor that lies as the first output does: its samples first, [count, (T,) rest], in single precision."""
@@ -85,20 +80,22 @@ class Call:
         return tensor.float() if tensor.dtype in _HALF else tensor
 
     @property
+    def axis(self) -> int:
+        """Axis of the first output along which the samples lie."""
+        return self.layout.axis if isinstance(self.layout, Folded) else 0
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the first output is a matrix with one row for each sample."""
+        is_folded = isinstance(self.layout, Folded) and self.layout.axis == 0
+        return is_folded and self.grad.dim() == 2 and len(self.grad) == self.num_samples
+
+    @property
     def rows(self) -> Rows:
         """The output gradient [B, O] of samples with one position each; its norms serve several operands."""
         if self._rows is None:
             self._rows = Rows(self.by_sample(self.grad))
         return self._rows
-
-
-LEAF = "torch::autograd::AccumulateGrad"
-"""Name of the nodes behind which the parameters are."""
-
-
-def output_shape(node: Node, output: int) -> torch.Size:
-    """Shape of a node's output, or of the parameter itself at a leaf."""
-    return node.variable.shape if node.name() == LEAF else torch.Size(node._input_metadata[output].shape)
 
 
 Operation = Callable[[Call], dict[int, PerSample]]
@@ -156,23 +153,18 @@ def reduced(call: Call, grad: Tensor, shape: torch.Size) -> Dense:
     Raises:
         UnknownOperationError: If the operand has an entry of its own for each sample.
     """
-    if grad.dim() == 2 and len(shape) == 1 and grad is call.grad and len(grad) == call.num_samples:
-        if shape[0] == grad.shape[1] and call.layout == _PLAIN:
-            return Dense(call.rows, shape)
+    if grad is call.grad and call.is_plain and grad.shape[1:] == shape:
+        return Dense(call.rows, shape)
     by_sample = call.by_sample(grad)
     full = [1] * (grad.dim() - len(shape)) + list(shape)
-    axis = call.layout.axis if isinstance(call.layout, Folded) else 0
-    if full.pop(axis) != 1:
+    if full.pop(call.axis) != 1:
         raise UnknownOperationError(f"{call.node.name()} gives each sample an entry of its own")
     first = by_sample.dim() - len(full)  # where the axes beside the samples' begin
-    summed = [dim for dim in range(1, first)]
+    summed = list(range(1, first))
     summed += [first + k for k, size in enumerate(full) if size == 1 and by_sample.shape[first + k] != 1]
     if summed:
         by_sample = by_sample.sum(summed)
     return Dense(Rows(by_sample.reshape(len(by_sample), -1)), shape)
-
-
-_PLAIN = Folded(0)
 
 
 @operation("MmBackward0", "AddmmBackward0")
@@ -183,14 +175,13 @@ def matrix_product(call: Call) -> dict[int, PerSample]:
     forms: dict[int, PerSample] = {}
     for place in call.operands:
         if place == right - 2:
-            beta = call.node._saved_beta
+            beta = saved(call.node, "beta")
             forms[place] = reduced(call, call.grad if beta == 1 else call.grad * beta, call.shape(place))
             continue
-        axis = call.layout.axis if isinstance(call.layout, Folded) else 0
-        if axis != right - place:
+        if call.axis != right - place:
             raise UnknownOperationError(f"{call.node.name()} has the samples along an axis of the parameter")
         other = call.saved("mat2" if place != right else "mat1" if is_sum else "self")
-        alpha = call.node._saved_alpha if is_sum else 1
+        alpha = saved(call.node, "alpha") if is_sum else 1
         grads, others = call.rows, Rows(call.by_sample(other if alpha == 1 else other * alpha))
         forms[place] = _product(others, grads) if place == right else _product(grads, others)
     return forms
@@ -209,10 +200,12 @@ def batched_product(call: Call) -> dict[int, PerSample]:
     """Several matrices, each of which multiplies its own share of the samples' vectors."""
     forms: dict[int, PerSample] = {}
     for place in call.operands:
-        if call.layout.axis != (1 if place == 1 else 2) if isinstance(call.layout, Folded) else True:
+        if call.axis != 2 - (place == 1):
             raise UnknownOperationError("BmmBackward0 has the samples along an axis of the parameter")
         # [B, (T,) G, N] -> [B, G, T, N]
-        others, grads = (_by_group(call.by_sample(side)) for side in (call.saved("self" if place else "mat2"), call.grad))
+        others, grads = (
+            _by_group(call.by_sample(side)) for side in (call.saved("self" if place else "mat2"), call.grad)
+        )
         sides = (others, grads) if place else (grads, others)
         forms[place] = OuterSum(*sides, call.shape(place))
     return forms
@@ -257,7 +250,7 @@ def look_up_bags(call: Call) -> dict[int, PerSample]:
         factors = factors / sizes.clamp(min=1)[bags]
     # Bags of unequal size become rows of one length; what fills them up counts nothing.
     places = torch.arange(len(ids), device=ids.device) - offsets.long()[bags]
-    shape = len(counts), int(counts.max())
+    shape = len(counts), int(counts.max())  # waits for the device
     table, scale = ids.new_zeros(shape), factors.new_zeros(shape)
     table[bags, places], scale[bags, places] = ids, factors
     grad = call.grad[:, None] * scale[..., None]
@@ -303,11 +296,13 @@ def rms_norm(call: Call) -> dict[int, PerSample]:
 def group_norm(call: Call) -> dict[int, PerSample]:
     """Scale and shift of a group norm, from sums over the pixels [N, C]; the normalised input is not built."""
     grad = call.grad.flatten(2) if call.grad.dim() > 2 else call.grad[..., None]
-    sums, forms = grad.sum(2), dict[int, PerSample]()
+    sums = grad.sum(2)
+    forms: dict[int, PerSample] = {}
     if 1 in call.operands:
         a = call.saved("input").reshape(grad.shape)
         mean, scale = (
-            call.saved(name).repeat_interleave(grad.shape[1] // call.saved("group"), 1) for name in ("result1", "result2")
+            call.saved(name).repeat_interleave(grad.shape[1] // call.saved("group"), 1)
+            for name in ("result1", "result2")
         )
         forms[1] = reduced(call, ((a * grad).sum(2) - mean * sums) * scale, call.shape(1))
     if 2 in call.operands:
@@ -321,7 +316,8 @@ def batch_norm(call: Call) -> dict[int, PerSample]:
     if call.node.name() != "NativeBatchNormBackward0" or call.saved("training"):
         raise UnknownOperationError("a batch norm in training mixes samples")
     grad = call.grad.flatten(2) if call.grad.dim() > 2 else call.grad[..., None]
-    sums, forms = grad.sum(2), dict[int, PerSample]()
+    sums = grad.sum(2)
+    forms: dict[int, PerSample] = {}
     if 1 in call.operands:
         a = call.saved("input").reshape(grad.shape)
         scale = (call.saved("running_var") + call.saved("eps")).rsqrt()
@@ -346,7 +342,7 @@ def repeat(call: Call) -> dict[int, PerSample]:
     """A parameter tiled along the leading axis, once for each sample (an instance norm's scale)."""
     shape = call.shape(0)
     grad = call.by_sample(call.grad)
-    if call.layout != _PLAIN or grad.shape[1:] != shape:
+    if call.axis or grad.shape[1:] != shape:
         return any_operation(call)
     return {0: Dense(Rows(grad.reshape(len(grad), -1)), shape)}
 
@@ -367,25 +363,29 @@ def any_operation(call: Call) -> dict[int, PerSample]:
     Returns:
         The gradients of each operand asked for, by its place.
 
-    Raises:
-        UnknownOperationError: If the operation is not one of torch's own, whose backward may be called again.
     """
-    if type(call.node).__module__ != "torch.autograd" and not isinstance(call.node, Node):
-        raise UnknownOperationError(f"{call.node.name()} is not an operation of torch")
     with call.group:
-        whole = call.node(*call.grads)
-        whole = whole if isinstance(whole, tuple) else (whole,)
-        # Autograd itself sums over broadcast axes, after the operation's backward.
-        if all(whole[place].shape == call.grad.shape for place in call.operands):
-            return {place: reduced(call, whole[place], call.shape(place)) for place in call.operands}
-        written: dict[int, list[Tensor]] = {place: [] for place in call.operands}
-        for sample in range(call.count):
-            grads = [None if g is None else call.layout.only(g, sample, call.num_samples) for g in call.grads]
-            own = call.node(*grads)
-            own = own if isinstance(own, tuple) else (own,)
-            for place in call.operands:
-                written[place].append(own[place].sum_to_size(call.shape(place)).flatten())
+        whole = sent_back(call.node, call.grads)
+        parts = [whole[place] for place in call.operands]
+        # An operand is not as large as the output, which has the samples: whose gradient is, was not summed yet.
+        if all(part is not None and part.shape == call.grad.shape for part in parts):
+            pairs = zip(call.operands, parts, strict=True)
+            return {place: reduced(call, part, call.shape(place)) for place, part in pairs if part is not None}
+        samples = [_sent_by(call, sample) for sample in range(call.count)]
+    written = {place: [own[place] for own in samples] for place in call.operands}
     return {place: Dense(Rows(_single(torch.stack(rows))), call.shape(place)) for place, rows in written.items()}
+
+
+def _sent_by(call: Call, sample: int) -> dict[int, Tensor]:
+    """The operands' gradients, flattened, from one sample alone."""
+    grads = [None if grad is None else call.layout.only(grad, sample, call.num_samples) for grad in call.grads]
+    sent = sent_back(call.node, grads)
+    shapes = {place: call.shape(place) for place in call.operands}
+    whole = {place: sent[place] for place in shapes}
+    return {
+        place: call.grad.new_zeros(shapes[place].numel()) if part is None else part.sum_to_size(shapes[place]).flatten()
+        for place, part in whole.items()
+    }
 
 
 def _single(tensor: Tensor) -> Tensor:

@@ -227,7 +227,7 @@ class Probe:
                 self._next_check = 2 * (self._num_measured + 1)
             problem = problem or found
         self._num_measured += 1
-        if plan.by_layers and not problem and not heard.sqnorm_sums:
+        if plan.by_layers and not problem and not heard.sqnorm_sums and not heard.unsettled:
             problem = "no parameter was seen in a backward pass; is it the model given here that was called?"
         if problem:
             self._fall_back(problem)
@@ -267,9 +267,7 @@ class Probe:
 class Measurement:
     """The context of one measured pass; see `Probe.measure`."""
 
-    def __init__(
-        self, probe: Probe, num_samples: int, loss_scale: float, weight: float, keep_gradient: bool
-    ) -> None:
+    def __init__(self, probe: Probe, num_samples: int, loss_scale: float, weight: float, keep_gradient: bool) -> None:
         self._probe = probe
         self.num_samples = num_samples
         self.loss_scale = loss_scale

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from gradbatch.probe.forms import Dense, OuterSum, PerSample, Rows
-from gradbatch.probe.operations import Call, UnknownOperationError, operation
+from gradbatch.probe.nodes import UnknownOperationError
+from gradbatch.probe.operations import Call, operation
 
 __all__ = ["fused_lstm_layer"]
 

@@ -208,7 +208,8 @@ def _norms(grads: list[Tensor]) -> Sequence[Tensor]:
 
 def _diagonal(sums: Sums, grads: Mapping[int, Tensor]) -> dict[int, Tensor]:
     r"""Shares of $\sum_d\bar g_d^2\operatorname{var}_d$, with unbiased variances."""
-    size, shares = sums.num_samples, {}
+    size = sums.num_samples
+    shares: dict[int, Tensor] = {}
     if size < 2 or not sums.is_complete:
         return shares
     for place, moment in sums.second_moments.items():
@@ -227,13 +228,18 @@ def _dots(grads: Mapping[int, Tensor], others: Sequence[Tensor | None]) -> dict[
 
 def _projections(sums: Sums, gradient: Sequence[Tensor | None]) -> dict[int, Tensor]:
     r"""$g_i\cdot\bar g$ of every sample that was looked at, by parameter."""
-    found: dict[int, list[Tensor]] = {}
+    passes: list[dict[int, Tensor]] = []
     for forms, factor in sums.forms:
-        for place, form in forms.items():
-            grad = gradient[place]
-            if grad is not None:
-                found.setdefault(place, []).append(projections(form, _like(form, grad)) * (factor * sums.per_sample))
-    return {place: torch.cat(parts) for place, parts in found.items()}
+        known = {place: (form, grad) for place, form in forms.items() if (grad := gradient[place]) is not None}
+        scale = factor * sums.per_sample
+        passes.append({place: projections(form, _like(form, grad)) * scale for place, (form, grad) in known.items()})
+    # A parameter that a pass did not use has no projection there.
+    zeros = [torch.zeros_like(next(iter(of_pass.values()))) for of_pass in passes]
+    places = {place for of_pass in passes for place in of_pass}
+    return {
+        place: torch.cat([of_pass.get(place, zero) for of_pass, zero in zip(passes, zeros, strict=True)])
+        for place in places
+    }
 
 
 def _like(form: PerSample, grad: Tensor) -> Tensor:
