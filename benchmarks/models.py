@@ -71,7 +71,7 @@ class Transformer(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map tokens [B, T] to scores [B, T, vocabulary]."""
-        positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+        positions = torch.arange(tokens.shape[1], device=tokens.device).repeat(len(tokens), 1)
         return self.head(self.norm(self.blocks(self.tokens(tokens) + self.positions(positions))))
 
 

@@ -423,7 +423,7 @@ def print_table(entries: dict[str, Entry], turns: list[dict[str, float]]) -> Non
     print(f"{'':26}{'us/step':>10}{'ratio':>8}{'quartiles':>16}{'peak MiB':>10}")
     for name, entry in entries.items():
         ratios = [turn[name] / turn["plain"] for turn in turns]
-        low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else 3 * ratios
+        low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else 3 * ratios
         median = statistics.median(turn[name] for turn in turns)
         mib = "" if entry.mib is None else f"{entry.mib:.0f}"
         print(f"{name:26}{median * 1e6:10.0f}{middle:8.2f}{f'{low:.2f}-{high:.2f}':>16}{mib:>10}")

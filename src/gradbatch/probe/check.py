@@ -8,6 +8,8 @@ from gradbatch.probe.hooks import Heard
 
 __all__ = ["disagreement"]
 
+_FORWARD = "the model's forward, or for what it does not return"
+
 _SLACK = 64.0
 """Roundings of unit size that two orders of the same summation may differ by, generously."""
 
@@ -38,7 +40,7 @@ def disagreement(heard: Heard, table: ParameterTable, num_samples: int) -> str |
         if seen is None:
             if not bool(grad.any()):
                 continue
-            return f'parameter "{table.names[place]}" was used outside of the model\'s forward, or for what it does not return'
+            return f'parameter "{table.names[place]}" was used outside of {_FORWARD}'
         scale = (num_samples * heard.sqnorm_sums[place].double()).sqrt()
         error = torch.linalg.vector_norm(grad.double() - seen.double())
         if not bool(torch.isfinite(error + scale)):
@@ -46,7 +48,7 @@ def disagreement(heard: Heard, table: ParameterTable, num_samples: int) -> str |
         if error > _SLACK * max(heard.rounding, _rounding(grad, seen)) * scale:
             return (
                 f'the per-sample gradients of parameter "{table.names[place]}" do not add up to autograd\'s gradient, '
-                "so the parameter is also used outside of the model's forward, or for what it does not return"
+                f"so the parameter is also used outside of {_FORWARD}"
             )
     return ""
 

@@ -9,7 +9,7 @@ Which of the nodes above parameters are free, and how the samples lie in a junct
 `gradbatch.probe.layout`) and remembered by what the node looks like from below: its name, and those of its operands.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -76,6 +76,9 @@ class Tracer:
         model: The model.
         table: Its parameters.
         claimed: Places of parameters that are heard of in another way.
+
+    Attributes:
+        doubtful: Kinds of nodes whose layout is to be found out again with the next batch.
     """
 
     def __init__(self, model: nn.Module, table: ParameterTable, claimed: Collection[int] = ()) -> None:
@@ -85,6 +88,7 @@ class Tracer:
             place for place, name in enumerate(table.layers) if isinstance(model.get_submodule(name), nn.RNNBase)
         }
         self._learned: dict[Key, Learned] = {}
+        self.doubtful: set[Key] = set()
         self._generator = torch.Generator().manual_seed(0)
 
     def trace(self, roots: Sequence[Node], packings: Sequence[Packed]) -> Trace:
@@ -154,6 +158,7 @@ class Tracer:
     def forget(self, junction: Junction) -> None:
         """Learn a node anew, whose layout turned out to be another."""
         self._learned.pop(junction.key, None)
+        self.doubtful.add(junction.key)
 
     def learn(self, trace: Trace, outputs: Sequence[Tensor], num_samples: int, packings: Sequence[Packed]) -> str:
         """Find out in masked passes which nodes are free of samples, and how the samples lie in the others.
@@ -167,15 +172,15 @@ class Tracer:
         Returns:
             Why the model cannot be measured by samples, or an empty string.
         """
-        mask = torch.zeros(num_samples, dtype=torch.bool)
-        mask[torch.randperm(num_samples, generator=self._generator)[: num_samples // 2]] = True
         layouts: dict[Key, Fitting] = {}
-        for sent in (mask, ~mask):  # the other half where the first left a doubt
-            found = _masked_pass(trace.nodes, outputs, sent, packings, self._generator)
+        for mask in _masks(num_samples, self._generator):
+            found = _masked_pass(trace.nodes, outputs, mask, packings, self._generator)
             is_doubtful, problem = self._take_in(trace, found, layouts)
-            if problem or not is_doubtful:
+            if problem:
+                return problem
+            if not is_doubtful:
                 break
-        return problem or self._conclude(layouts)
+        return self._conclude(layouts)
 
     def _take_in(
         self, trace: Trace, found: Mapping[Node, "Fitting | None"], layouts: dict[Key, "Fitting"]
@@ -197,7 +202,7 @@ class Tracer:
                 is_doubtful = True
             elif fitting:
                 layouts[key] = fitting & layouts.get(key, fitting)
-                is_doubtful |= len({layout.axis for layout in layouts[key] if isinstance(layout, Folded)}) > 1
+                is_doubtful |= self._choice(key, layouts[key]) is None
             else:
                 has_samples = any(child is not None and keys[child] is None for child, _ in operands)
                 if has_samples or not self._may_be_free(node, key):
@@ -206,19 +211,31 @@ class Tracer:
                 self._learned[key] = "free"
         return is_doubtful, ""
 
+    def _choice(self, key: Key, fitting: "Fitting") -> "Learned | None":
+        """The one of the layouts that fit which is to be taken, if there is no doubt."""
+        folded = [layout for layout in fitting if isinstance(layout, Folded)]
+        if len(folded) < len(fitting) and places_of(key) <= self._recurrent:
+            return "packed"
+        single = [layout for layout in folded if layout.is_single]
+        certain = single or folded
+        return certain[0] if len(certain) == 1 else None
+
     def _conclude(self, layouts: Mapping[Key, "Fitting"]) -> str:
-        """Take over the layouts that all nodes of a kind allow; why there is none, or an empty string."""
+        """Take over the layouts that all nodes of a kind allow; why there is none, or an empty string.
+
+        Layouts between which all the masks could not decide put every sample's traces in the same place, so that for
+        this batch one is as good as the other; for the next batch that is to be found out again.
+        """
+        self.doubtful.clear()
         for key, fitting in layouts.items():
+            choice = self._choice(key, fitting)
             folded = [layout for layout in fitting if isinstance(layout, Folded)]
-            if len(folded) < len(fitting) and places_of(key) <= self._recurrent:
-                self._learned[key] = "packed"
-            elif folded:
-                # Where few samples left traces several may fit: what is most usual, until a later pass rules it out.
-                axis = min(layout.axis for layout in folded)
-                kinds = [layout for layout in folded if layout.axis == axis]
-                self._learned[key] = kinds[0] if len(kinds) == 1 else Folded(axis, is_single=True)
-            else:
+            if choice is None and not folded:
                 return f'the samples lie differently in the uses of parameter "{self._names(key)[0]}"'
+            if choice is None:
+                self.doubtful.add(key)
+                choice = min(folded, key=lambda layout: (layout.axis, layout.is_inner))
+            self._learned[key] = choice
         return ""
 
     def _may_be_free(self, node: Node, key: Key) -> bool:
@@ -265,6 +282,15 @@ def _look(node: Node, operands: Operands, keys: Mapping[Node, Key | None]) -> tu
     if below.count(None) == len(below):
         return None
     return (node.name(), *below)
+
+
+def _masks(num_samples: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Halves of the samples, by the digits of a number that each is given: all of them tell each sample apart."""
+    numbers = torch.randperm(num_samples, generator=generator)
+    for digit in range((num_samples - 1).bit_length()):
+        mask = (numbers >> digit) % 2 == 1
+        yield mask
+        yield ~mask
 
 
 def _masked_pass(

@@ -197,10 +197,10 @@ class Listener:
             return
         nodes = [root.grad_fn for root in roots if root.grad_fn is not None]
         trace = self._tracer.trace(nodes, self._packings)
-        if plan.learn or (trace.unknown and self._outputs):
+        if plan.learn or ((trace.unknown or self._tracer.doubtful) and self._outputs):
             self._problem = self._problem or self._learn(trace)
             trace = self._tracer.trace(nodes, self._packings)
-            self._has_doubts = bool(trace.unknown)
+            self._has_doubts = bool(trace.unknown or self._tracer.doubtful)
         self._leaves.update(trace.leaves)
         self._unknown.update(place for _, key in trace.unknown for place in places_of(key))
         for junction in trace.junctions:

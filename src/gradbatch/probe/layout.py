@@ -134,6 +134,8 @@ def _foldings(shape: torch.Size, num_samples: int) -> Iterator[Folded]:
         if size and size % num_samples == 0:
             yield Folded(axis)
             yield Folded(axis, is_inner=True)
+            if size == num_samples:
+                yield Folded(axis, is_single=True)
 
 
 def _fits(layout: Layout, heard: Tensor, mask: Tensor) -> bool:

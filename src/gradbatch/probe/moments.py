@@ -85,11 +85,16 @@ def _(form: Rearranged) -> Tensor:
 @sqnorms.register
 def _(form: Total) -> Tensor:
     tables = [part for part in form.parts if isinstance(part, Lookup)]
-    others = [part for part in form.parts if isinstance(part, Outer | OuterSum)]
+    others = [part for part in form.parts if isinstance(part, Outer) or _is_ungrouped(part)]
     if len(tables) != 1 or len(others) != 1 or len(form.parts) != 2:
         return torch.cat([_row_sqnorms(form.rows_of(start, stop)) for start, stop in form.bounds()])
     total = sqnorms(tables[0]) + sqnorms(others[0]) + 2 * _inner(tables[0], others[0])
     return total.clamp_(min=0)
+
+
+def _is_ungrouped(form: PerSample) -> bool:
+    """Whether it is a sum of products with one whole matrix."""
+    return isinstance(form, OuterSum) and form.left.shape[1] == 1
 
 
 def _inner(table: Lookup, product: PerSample) -> Tensor:
