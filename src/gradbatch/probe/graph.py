@@ -328,7 +328,8 @@ def _masked_pass(
             own = waiting.pop(node, None)
             if own is None or not node.next_functions:
                 continue
-            found[node] = find_layouts(next(iter(own.values())), mask, packings)
+            findings = (find_layouts(own[output], mask, packings) for output in sorted(own))
+            found[node] = next((fitting for fitting in findings if fitting is not None), None)
             if any(child is not None and child.next_functions for child, _ in node.next_functions):
                 sent = sent_back(node, [own.get(output) for output in range(num_outputs(node))], once=True)
                 for child, index, part in delivered(node, sent):
