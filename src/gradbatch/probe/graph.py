@@ -173,14 +173,29 @@ class Tracer:
             Why the model cannot be measured by samples, or an empty string.
         """
         layouts: dict[Key, Fitting] = {}
+        candidates = self._candidates(trace)
         for mask in _masks(num_samples, self._generator):
-            found = _masked_pass(trace.nodes, outputs, mask, packings, self._generator)
+            found = _masked_pass(trace.nodes, candidates, outputs, mask, packings, self._generator)
             is_doubtful, problem = self._take_in(trace, found, layouts)
             if problem:
                 return problem
             if not is_doubtful:
                 break
         return self._conclude(layouts)
+
+    def _candidates(self, trace: Trace) -> set[Node]:
+        """The nodes that may turn out to have free operands."""
+        below: dict[Node, Key | None] = {}  # of nodes that may be free
+        candidates: set[Node] = set()
+        for node in trace.nodes:
+            operands = node.next_functions
+            below[node] = trace.leaves.get(node) if not operands else None
+            key = _look(node, operands, below) if operands else None
+            if key is not None:
+                candidates.add(node)
+                has_samples = any(child is not None and below[child] is None for child, _ in operands)
+                below[node] = key if not has_samples and self._may_be_free(node, key) else None
+        return candidates
 
     def _take_in(
         self, trace: Trace, found: Mapping[Node, "Fitting | None"], layouts: dict[Key, "Fitting"]
@@ -295,6 +310,7 @@ def _masks(num_samples: int, generator: torch.Generator) -> Iterator[Tensor]:
 
 def _masked_pass(
     nodes: Collection[Node],
+    candidates: Collection[Node],
     outputs: Sequence[Tensor],
     mask: Tensor,
     packings: Sequence[Packed],
@@ -303,14 +319,15 @@ def _masked_pass(
     """How the samples lie in the nodes' outputs, from a backward pass of some of the samples.
 
     Args:
-        nodes: The nodes.
+        nodes: The nodes, operands first.
+        candidates: Those of them to look at.
         outputs: Tensors whose leading axis counts the samples, from which to go back.
         mask: Whether each sample is sent back, [B].
         packings: How sequences of unequal length were packed.
         generator: Where the outputs' gradients are drawn from.
 
     Returns:
-        What `find_layouts` says of each node that the pass came through.
+        What `find_layouts` says of each candidate that the pass came through.
     """
     grads = []
     for output in outputs:
@@ -328,8 +345,9 @@ def _masked_pass(
             own = waiting.pop(node, None)
             if own is None or not node.next_functions:
                 continue
-            findings = (find_layouts(own[output], mask, packings) for output in sorted(own))
-            found[node] = next((fitting for fitting in findings if fitting is not None), None)
+            if node in candidates:
+                findings = (find_layouts(own[output], mask, packings) for output in sorted(own))
+                found[node] = next((fitting for fitting in findings if fitting is not None), None)
             if any(child is not None and child.next_functions for child, _ in node.next_functions):
                 sent = sent_back(node, [own.get(output) for output in range(num_outputs(node))], once=True)
                 for child, index, part in delivered(node, sent):

@@ -7,7 +7,7 @@ has them folded with the positions. So the graph is asked: a backward pass in wh
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -120,25 +120,37 @@ def find_layouts(grad: Tensor | None, mask: Tensor, packings: Sequence[Packed]) 
         The layouts that account for the zeros, none if the samples are mixed; ``None`` if there were no traces, or if
         what came was not finite.
     """
-    heard = None if grad is None else grad != 0
-    if grad is None or heard is None or not bool(heard.any()) or not bool(grad.isfinite().all()):
+    if grad is None:
         return None
-    candidates: list[Folded | Packed] = list(_foldings(heard.shape, len(mask)))
-    candidates += [packing for packing in packings if heard.dim() and packing.holds(len(heard))]
-    return frozenset(layout for layout in candidates if _fits(layout, heard, mask))
+    size, heard = len(mask), grad != 0
+    fitting: set[Folded | Packed] = set()
+    is_silent = True
+    for axis, length in enumerate(grad.shape):
+        if length == 0 or length % size:
+            continue
+        traces = heard.any([other for other in range(grad.dim()) if other != axis]) if grad.dim() > 1 else heard
+        is_silent = is_silent and not bool(traces.any())
+        fitting.update(layout for layout in _foldings(axis, length, size) if _fits(layout, traces, mask))
+    for packing in packings:
+        if grad.dim() and packing.holds(len(grad)):
+            traces = heard.flatten(1).any(1) if grad.dim() > 1 else heard
+            if _fits(packing, traces, mask):
+                fitting.add(packing)
+    if (is_silent and not bool(heard.any())) or not bool(grad.sum().isfinite()):
+        return None
+    return frozenset(fitting)
 
 
-def _foldings(shape: torch.Size, num_samples: int) -> Iterator[Folded]:
-    """The ways in which an axis of the shape may hold the samples."""
-    for axis, size in enumerate(shape):
-        if size and size % num_samples == 0:
-            yield Folded(axis)
-            yield Folded(axis, is_inner=True)
-            if size == num_samples:
-                yield Folded(axis, is_single=True)
+def _foldings(axis: int, length: int, num_samples: int) -> Iterator[Folded]:
+    """The ways in which an axis of that length may hold the samples."""
+    yield Folded(axis)
+    yield Folded(axis, is_inner=True)
+    if length == num_samples:
+        yield Folded(axis, is_single=True)
 
 
-def _fits(layout: Layout, heard: Tensor, mask: Tensor) -> bool:
-    """Whether the samples that were not sent back are silent."""
-    traces = layout.by_sample(heard, len(mask)).reshape(len(mask), -1).any(1)
-    return not bool(traces[~mask].any())
+def _fits(layout: Folded | Packed, traces: Tensor, mask: Tensor) -> bool:
+    """Whether the samples that were not sent back left no traces along the axis that holds them."""
+    along = replace(layout, axis=0) if isinstance(layout, Folded) else layout
+    heard = along.by_sample(traces, len(mask)).reshape(len(mask), -1).any(1)
+    return not bool(heard[~mask].any())

@@ -58,7 +58,7 @@ def _(form: OuterSum) -> Tensor:
     positions, left, right = form.left.shape[2], form.left.shape[3], form.right.shape[3]
     # Multiplications for each sample and group: T^2 (L + R) for two Gram matrices, T L R for the gradient itself.
     if positions * (left + right) > left * right:
-        return torch.cat([_row_sqnorms(form.blocks(start, stop).flatten(1)) for start, stop in form.bounds()])
+        return torch.cat([_row_sqnorms(blocks.flatten(1)) for blocks in form.blocks()])
     size = max(1, MAX_WRITTEN_OUT // (2 * form.left.shape[1] * positions**2))
     pieces = zip(form.left.split(size), form.right.split(size), strict=True)
     grams = [vecdot((a @ a.mT).flatten(1), (b @ b.mT).flatten(1)) for a, b in pieces]
@@ -156,6 +156,11 @@ def _(form: Dense) -> Tensor:
 @second_moment.register
 def _(form: Outer) -> Tensor:
     return form.left.tensor.square().mT @ form.right.tensor.square()
+
+
+@second_moment.register
+def _(form: OuterSum) -> Tensor:
+    return _added(blocks.square_().sum(0) for blocks in form.blocks()).view(form.shape)
 
 
 @second_moment.register

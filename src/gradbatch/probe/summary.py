@@ -188,13 +188,16 @@ def _on_host(
     norms = _norms(list(grads.values()))
     diagonal = _diagonal(sums, grads) if "diagonal_projection_variance" in quantities else {}
     dots = _dots(grads, momenta) if "momentum_projection" in quantities else {}
-    tensors = [torch.as_tensor(loss), *norms, *sums.values, *diagonal.values(), *dots.values(), *spreads]
+    pairs = [tensor for pair in diagonal.values() for tensor in pair]
+    tensors = [torch.as_tensor(loss), *norms, *sums.values, *pairs, *dots.values(), *spreads]
     numbers = iter(_to_host(tensors))
     loss_value = next(numbers)
     shares: _Shares = {"grad": {place: next(numbers) ** 2 for place in grads}, "sample": {}}
     for place, factor in zip(sums.places, sums.factors, strict=True):
         shares["sample"][place] = shares["sample"].get(place, 0.0) + next(numbers) * factor
-    shares["diagonal"] = {place: next(numbers) for place in diagonal}
+    unbiased = sums.num_samples / max(1, sums.num_samples - 1)
+    second = sums.per_sample**2 / sums.num_samples
+    shares["diagonal"] = {place: unbiased * (next(numbers) * second - next(numbers)) for place in diagonal}
     shares["momentum"] = {place: next(numbers) for place in dots}
     return loss_value, shares, list(numbers)
 
@@ -206,17 +209,13 @@ def _norms(grads: list[Tensor]) -> Sequence[Tensor]:
     return torch._foreach_norm(grads, dtype=torch.float32 if is_half else None) if grads else []
 
 
-def _diagonal(sums: Sums, grads: Mapping[int, Tensor]) -> dict[int, Tensor]:
-    r"""Shares of $\sum_d\bar g_d^2\operatorname{var}_d$, with unbiased variances."""
-    size = sums.num_samples
-    shares: dict[int, Tensor] = {}
-    if size < 2 or not sums.is_complete:
-        return shares
+def _diagonal(sums: Sums, grads: Mapping[int, Tensor]) -> dict[int, tuple[Tensor, Tensor]]:
+    r"""$\sum_d\bar g_d^2\sum_i g_{id}^2$ and $\sum_d\bar g_d^4$ by parameter, whose difference has the variances."""
+    shares: dict[int, tuple[Tensor, Tensor]] = {}
     for place, moment in sums.second_moments.items():
         if place in grads:
-            squares = grads[place].to(moment.dtype).square()
-            variances = (moment * (sums.per_sample**2 / size) - squares) * (size / (size - 1))
-            shares[place] = (squares * variances).sum()
+            squares = grads[place].to_dense().to(moment.dtype).square().view(-1)
+            shares[place] = torch.dot(squares, moment.reshape(-1)), torch.dot(squares, squares)
     return shares
 
 
