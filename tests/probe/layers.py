@@ -204,21 +204,31 @@ LAYERS = {
     ),
     "packed lstm": Case(lambda: packed(nn.LSTM(4, 3, 2, batch_first=True), own_length), noise(5, 4)),
     "bare shift": Case(lambda: Apply(lambda m, x: torch.tanh(x + m.shift), shift=parameter(1, 3, 4)), noise(3, 4)),
-    "bare scale": Case(lambda: Apply(lambda m, x: x * m.scale - m.shift, scale=parameter(4), shift=parameter(3, 1)), noise(3, 4)),
+    "bare scale": Case(
+        lambda: Apply(lambda m, x: x * m.scale - m.shift, scale=parameter(4), shift=parameter(3, 1)), noise(3, 4)
+    ),
     "bare exponent": Case(lambda: Apply(lambda m, x: x.abs() ** m.power, power=parameter(4)), noise(3, 4)),
     "bare temperature": Case(lambda: Apply(lambda m, x: x / m.log.exp(), log=parameter()), noise(4)),
-    "bare matrix": Case(lambda: Apply(lambda m, x: x @ m.matrix @ m.other, matrix=parameter(5, 4), other=parameter(4)), noise(3, 5)),
+    "bare matrix": Case(
+        lambda: Apply(lambda m, x: x @ m.matrix @ m.other, matrix=parameter(5, 4), other=parameter(4)), noise(3, 5)
+    ),
     "matrix from the left": Case(lambda: Apply(lambda m, x: (m.matrix @ x.T).T, matrix=parameter(4, 5)), noise(5)),
     "matrix for each head": Case(
         lambda: Apply(lambda m, x: torch.einsum("bhi,hio->bho", x, m.heads), heads=parameter(2, 5, 3)), noise(2, 5)
     ),
     "class token": Case(
-        lambda: Apply(lambda m, x: torch.cat([m.token.expand(len(x), -1, -1), x], 1) + m.places, token=parameter(1, 1, 4), places=parameter(1, 4, 4)),
+        lambda: Apply(
+            lambda m, x: torch.cat([m.token.expand(len(x), -1, -1), x], 1) + m.places,
+            token=parameter(1, 1, 4),
+            places=parameter(1, 4, 4),
+        ),
         noise(3, 4),
     ),
     "learned positions": Case(
         lambda: Apply(
-            lambda m, x: m.words(x) + m.places(torch.arange(x.shape[1])), words=nn.Embedding(VOCABULARY, 4), places=nn.Embedding(6, 4)
+            lambda m, x: m.words(x) + m.places(torch.arange(x.shape[1])),
+            words=nn.Embedding(VOCABULARY, 4),
+            places=nn.Embedding(6, 4),
         ),
         ids(5),
     ),
@@ -227,22 +237,31 @@ LAYERS = {
     "spectral norm": Case(lambda: parametrizations.spectral_norm(nn.Conv2d(2, 3, 3)).eval(), noise(2, 5, 4)),
     "orthogonal": Case(orthogonal, noise(6)),
     "weights from weights": Case(
-        lambda: Apply(lambda m, x: F.linear(x, torch.sin(m.weight) * torch.linspace(1, 2, 5, dtype=DOUBLE)), weight=parameter(4, 5)),
+        lambda: Apply(
+            lambda m, x: F.linear(x, torch.sin(m.weight) * torch.linspace(1, 2, 5, dtype=DOUBLE)),
+            weight=parameter(4, 5),
+        ),
         noise(5),
     ),
     "called twice": Case(lambda: Apply(lambda m, x: m.inner(torch.tanh(m.inner(x))), inner=nn.Linear(4, 4)), noise(4)),
     "convolved twice": Case(
         lambda: Apply(lambda m, x: m.inner(torch.tanh(m.inner(x))), inner=nn.Conv2d(2, 2, 3, padding=1)), noise(2, 4, 4)
     ),
-    "normed twice": Case(lambda: Apply(lambda m, x: m.inner(torch.tanh(m.inner(x))), inner=nn.LayerNorm(4)), noise(3, 4)),
+    "normed twice": Case(
+        lambda: Apply(lambda m, x: m.inner(torch.tanh(m.inner(x))), inner=nn.LayerNorm(4)), noise(3, 4)
+    ),
     "tied by module": Case(lambda: Tied(by_module=True), ids(5)),
     "tied outside of its module": Case(lambda: Tied(by_module=False), ids(5)),
     "functional call": Case(
-        lambda: Apply(lambda m, x: torch.func.functional_call(m.inner, dict(m.inner.named_parameters()), (x,)), inner=nn.Linear(5, 4)),
+        lambda: Apply(
+            lambda m, x: torch.func.functional_call(m.inner, dict(m.inner.named_parameters()), (x,)),
+            inner=nn.Linear(5, 4),
+        ),
         noise(5),
     ),
     "in place after": Case(
-        lambda: Apply(lambda m, x: m.last(torch.relu_(m.first(x))), first=nn.Linear(5, 6), last=nn.Linear(6, 3)), noise(3, 5)
+        lambda: Apply(lambda m, x: m.last(torch.relu_(m.first(x))), first=nn.Linear(5, 6), last=nn.Linear(6, 3)),
+        noise(3, 5),
     ),
     "dropout between": Case(
         lambda: Apply(lambda m, x: m.last(m.first(x)), first=nn.Linear(5, 6), last=nn.Linear(6, 3)), noise(3, 5)

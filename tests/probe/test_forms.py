@@ -7,8 +7,9 @@ import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from gradbatch.probe import forms, moments
-from gradbatch.probe.forms import Dense, Lazy, Lookup, Mapped, Outer, OuterSum, Rearranged, Rows, Total, combined
+from gradbatch.probe import forms, joining, moments, strides
+from gradbatch.probe.forms import Dense, Lazy, Lookup, Mapped, Outer, OuterSum, Rearranged, Rows, Total
+from gradbatch.probe.joining import combined
 
 MOMENTS = {
     "sqnorms": lambda form, a: moments.sqnorms(form),
@@ -16,9 +17,9 @@ MOMENTS = {
     "second_moment": lambda form, a: moments.second_moment(form),
     "projections": lambda form, a: moments.projections(form, a.direction),
     "weighted_sum": lambda form, a: moments.weighted_sum(form, a.weights),
-    "stride_sums": lambda form, a: moments.stride_sums(form, a.stride),
-    "stride_square_sums": lambda form, a: moments.stride_square_sums(form, a.stride),
-    "stride_gram": lambda form, a: moments.stride_gram(form, a.stride),
+    "stride_sums": lambda form, a: strides.stride_sums(form, a.stride),
+    "stride_square_sums": lambda form, a: strides.stride_square_sums(form, a.stride),
+    "stride_gram": lambda form, a: strides.stride_gram(form, a.stride),
 }
 DEFINITIONS = {
     "sqnorms": lambda g, a: torch.einsum("bvd,bvd->b", g, g),
@@ -153,7 +154,7 @@ KINDS = [
 ]
 
 sizes = st.builds(Sizes, st.integers(1, 7), st.integers(1, 5), st.integers(1, 3), st.integers(1, 6), st.integers(1, 6))
-seeds, strides = st.integers(0, 10_000), st.integers(1, 9)
+seeds, sizes_of_strides = st.integers(0, 10_000), st.integers(1, 9)
 few = settings(derandomize=True, deadline=None, max_examples=10, phases=[Phase.generate, Phase.shrink])
 
 
@@ -171,7 +172,7 @@ def assert_is(form, parts, stride):
     for name, asked in MOMENTS.items():
         # The same sum over magnitudes is what rounding goes by.
         close(asked(form, a), DEFINITIONS[name](written, a), DEFINITIONS[name](magnitude, a.abs()), name)
-    form = forms.settled(form)
+    form = joining.settled(form)
     close(form.piece(0, form.num_samples), written, magnitude, "settled")
 
 
@@ -192,7 +193,7 @@ def _limit(request):
 
 @pytest.mark.parametrize("kind", KINDS)
 @few
-@given(sizes, seeds, strides)
+@given(sizes, seeds, sizes_of_strides)
 def test_a_form(kind, size, seed, stride):
     torch.manual_seed(seed)
     form, written = kind(size)
@@ -201,7 +202,7 @@ def test_a_form(kind, size, seed, stride):
 
 @pytest.mark.parametrize("join", [combined, Total])
 @few
-@given(st.lists(st.sampled_from(KINDS), min_size=2, max_size=4), sizes, seeds, strides)
+@given(st.lists(st.sampled_from(KINDS), min_size=2, max_size=4), sizes, seeds, sizes_of_strides)
 def test_a_sum_of_any_forms(join, kinds, size, seed, stride):
     torch.manual_seed(seed)
     uses, written = zip(*[kind(size) for kind in kinds], strict=True)
@@ -210,7 +211,7 @@ def test_a_sum_of_any_forms(join, kinds, size, seed, stride):
 
 @pytest.mark.parametrize("product", [outer, outer_sum, outer_sum_in_groups])
 @few
-@given(sizes, seeds, strides, st.booleans())
+@given(sizes, seeds, sizes_of_strides, st.booleans())
 def test_a_table_that_is_looked_up_and_multiplied(product, size, seed, stride, product_first):
     torch.manual_seed(seed)
     uses, written = zip(*[kind(size) for kind in (lookup, product)], strict=True)
@@ -230,7 +231,7 @@ def test_a_table_that_is_looked_up_and_multiplied(product, size, seed, stride, p
     ],
 )
 @few
-@given(sizes, seeds, strides)
+@given(sizes, seeds, sizes_of_strides)
 def test_what_is_alike_becomes_one_form(kinds, joined, size, seed, stride):
     torch.manual_seed(seed)
     uses, written = zip(*[kind(size) for kind in kinds], strict=True)

@@ -21,13 +21,13 @@ DOUBLE = torch.float64
 @pytest.fixture
 def passes(monkeypatch):
     """One entry for each masked pass."""
-    calls, masked_pass = [], graph._masked_pass
+    calls, masked_pass = [], graph.masked_pass
 
     def counted(*args):
         calls.append(args)
         return masked_pass(*args)
 
-    monkeypatch.setattr(graph, "_masked_pass", counted)
+    monkeypatch.setattr(graph, "masked_pass", counted)
     return calls
 
 

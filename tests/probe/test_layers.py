@@ -1,12 +1,10 @@
 """Every quantity of every layer against a loop over single samples, in double precision."""
 
-import functools
-
 import pytest
 import torch
 
 from gradbatch import Probe
-from gradbatch.probe import moments
+from gradbatch.probe import moments, strides
 from gradbatch.probe.reference import per_sample_gradients
 
 from .layers import LAYERS
@@ -77,14 +75,14 @@ def assert_moments(form, slow):
     largest = slow.abs().max().item()
     total = slow.square().sum().item()
     rows = slow.reshape(len(slow), -1)
-    strides = slow.split(STRIDE)
+    cut = slow.split(STRIDE)
     close(form.piece(0, len(slow)).reshape(slow.shape), slow, largest)
     close(moments.sqnorms(form), rows.square().sum(1), total)
     close(moments.sqnorm_sum(form), rows.square().sum(), total)
     close(moments.second_moment(form), slow.square().sum(0), total)
     close(moments.projections(form, direction), rows @ direction.flatten(), rows.abs().sum().item())
     close(moments.weighted_sum(form, weights), torch.tensordot(weights, slow, 1), largest * len(slow))
-    close(moments.stride_sums(form, STRIDE), torch.stack([s.sum(0) for s in strides]), largest * STRIDE)
-    close(moments.stride_square_sums(form, STRIDE), torch.stack([s.square().sum(0) for s in strides]), total)
-    sums = torch.stack([s.sum(0).flatten() for s in strides])
-    close(moments.stride_gram(form, STRIDE), sums @ sums.T, total * STRIDE)
+    close(strides.stride_sums(form, STRIDE), torch.stack([s.sum(0) for s in cut]), largest * STRIDE)
+    close(strides.stride_square_sums(form, STRIDE), torch.stack([s.square().sum(0) for s in cut]), total)
+    sums = torch.stack([s.sum(0).flatten() for s in cut])
+    close(strides.stride_gram(form, STRIDE), sums @ sums.T, total * STRIDE)

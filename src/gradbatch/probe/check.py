@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from gradbatch.probe.coverage import ParameterTable
-from gradbatch.probe.hooks import Heard
+from gradbatch.probe.heard import Heard
 
 __all__ = ["disagreement"]
 

@@ -28,8 +28,6 @@ __all__ = [
     "Rearranged",
     "Rows",
     "Total",
-    "combined",
-    "settled",
 ]
 
 MAX_WRITTEN_OUT = 2**20
@@ -107,9 +105,11 @@ class Dense(PerSample):
         self.rows, self.shape, self.num_samples = rows, shape, len(rows.tensor)
 
     def piece(self, start: int, stop: int) -> Tensor:
+        """See `PerSample.piece`."""
         return self.rows.tensor[start:stop].reshape(-1, *self.shape)
 
     def held(self) -> Sequence[Tensor]:
+        """See `PerSample.held`."""
         return (self.rows.tensor,)
 
 
@@ -123,12 +123,15 @@ class Outer(PerSample):
 
     def __init__(self, left: Rows, right: Rows) -> None:
         self.left, self.right = left, right
-        self.num_samples, self.shape = len(left.tensor), torch.Size((left.tensor.shape[1], right.tensor.shape[1]))
+        (self.num_samples, rows), (_, columns) = left.tensor.shape, right.tensor.shape
+        self.shape = torch.Size((rows, columns))
 
     def piece(self, start: int, stop: int) -> Tensor:
+        """See `PerSample.piece`."""
         return self.left.tensor[start:stop, :, None] * self.right.tensor[start:stop, None, :]
 
     def held(self) -> Sequence[Tensor]:
+        """See `PerSample.held`."""
         return self.left.tensor, self.right.tensor
 
 
@@ -155,9 +158,11 @@ class OuterSum(PerSample):
             yield torch.matmul(self.left[start:stop].mT, self.right[start:stop], out=buffer[: stop - start])
 
     def piece(self, start: int, stop: int) -> Tensor:
+        """See `PerSample.piece`."""
         return (self.left[start:stop].mT @ self.right[start:stop]).reshape(-1, *self.shape)
 
     def held(self) -> Sequence[Tensor]:
+        """See `PerSample.held`."""
         return self.left, self.right
 
 
@@ -183,6 +188,7 @@ class Lookup(PerSample):
         return keys, right.new_zeros(len(keys), right.shape[1]).index_add_(0, places.flatten(), right)
 
     def piece(self, start: int, stop: int) -> Tensor:
+        """See `PerSample.piece`."""
         count = stop - start
         samples = torch.arange(count, device=self.ids.device)
         keys = (samples[:, None] * self.shape[0] + self.ids[start:stop]).flatten()
@@ -190,6 +196,7 @@ class Lookup(PerSample):
         return table.index_add_(0, keys, self.right[start:stop].flatten(0, 1)).view(count, *self.shape)
 
     def held(self) -> Sequence[Tensor]:
+        """See `PerSample.held`."""
         return self.ids, self.right
 
 
@@ -221,9 +228,11 @@ class Lazy(PerSample):
             yield self.make(start, stop)
 
     def piece(self, start: int, stop: int) -> Tensor:
+        """See `PerSample.piece`."""
         return self.make(start, stop).piece(0, stop - start)
 
     def held(self) -> Sequence[Tensor]:
+        """See `PerSample.held`."""
         return self.sources
 
 
@@ -244,9 +253,11 @@ class Rearranged(PerSample):
         self.num_samples = base.num_samples
 
     def piece(self, start: int, stop: int) -> Tensor:
+        """See `PerSample.piece`."""
         return self.push(self.base.piece(start, stop))
 
     def held(self) -> Sequence[Tensor]:
+        """See `PerSample.held`."""
         return self.base.held()
 
 
@@ -265,9 +276,11 @@ class Mapped(PerSample):
         self.overhead = max(base.shape.numel(), base.overhead)
 
     def piece(self, start: int, stop: int) -> Tensor:
+        """See `PerSample.piece`."""
         return self.push(self.base.piece(start, stop))
 
     def held(self) -> Sequence[Tensor]:
+        """See `PerSample.held`."""
         return self.base.held()
 
 
@@ -283,70 +296,12 @@ class Total(PerSample):
         self.overhead = max(part.overhead for part in parts)
 
     def piece(self, start: int, stop: int) -> Tensor:
+        """See `PerSample.piece`."""
         total = self.parts[0].piece(start, stop)
         for part in self.parts[1:]:
             total = total + part.piece(start, stop)
         return total
 
     def held(self) -> Sequence[Tensor]:
+        """See `PerSample.held`."""
         return [tensor for part in self.parts for tensor in part.held()]
-
-
-def combined(uses: Sequence[PerSample]) -> PerSample:
-    """The gradients of a parameter from those of its uses; what is alike becomes one form.
-
-    Args:
-        uses: The uses' gradients, of one shape and number of samples.
-
-    Returns:
-        Their sum.
-    """
-    if len(uses) == 1:
-        return uses[0]
-    alike: dict[object, list[PerSample]] = {}
-    for use in uses:
-        alike.setdefault(_kind(use), []).append(use)
-    parts = [_joined(forms) for forms in alike.values()]
-    return parts[0] if len(parts) == 1 else Total(parts)
-
-
-def _kind(form: PerSample) -> object:
-    """What forms must share to be joined."""
-    if isinstance(form, Outer):
-        return OuterSum, 1, *form.shape
-    if isinstance(form, OuterSum):
-        return OuterSum, form.left.shape[1], form.left.shape[3], form.right.shape[3]
-    if isinstance(form, Dense | Lookup):
-        return type(form)
-    return id(form)
-
-
-def _joined(forms: Sequence[PerSample]) -> PerSample:
-    """One form for several of one kind."""
-    first = forms[0]
-    if len(forms) == 1:
-        return first
-    if isinstance(first, Dense):
-        return Dense(Rows(torch.stack([form.rows.tensor for form in forms]).sum(0)), first.shape)  # type: ignore
-    if isinstance(first, Lookup):
-        ids, right = ([getattr(form, name) for form in forms] for name in ("ids", "right"))
-        return Lookup(torch.cat(ids, 1), torch.cat(right, 1), first.shape)
-    sides = [_sides(form) for form in forms]
-    return OuterSum(torch.cat([left for left, _ in sides], 2), torch.cat([right for _, right in sides], 2), first.shape)
-
-
-def _sides(form: PerSample) -> tuple[Tensor, Tensor]:
-    """Both sides of an outer product or a sum of them, [B, G, T, L] and [B, G, T, R]."""
-    if isinstance(form, Outer):
-        return form.left.tensor[:, None, None], form.right.tensor[:, None, None]
-    assert isinstance(form, OuterSum)
-    return form.left, form.right
-
-
-def settled(form: PerSample) -> PerSample:
-    """The same gradients, in a form that outlives the graph of the pass."""
-    if isinstance(form, Mapped):
-        return Dense(Rows(form.rows_of(0, form.num_samples)), form.shape)
-    if isinstance(form, Total):
-        return combined([settled(part) for part in form.parts])
-    return form

@@ -9,26 +9,23 @@ Which of the nodes above parameters are free, and how the samples lie in a junct
 `gradbatch.probe.layout`) and remembered by what the node looks like from below: its name, and those of its operands.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
-from torch.utils.checkpoint import GraphExecGroup
 
 from gradbatch.probe.coverage import ParameterTable
-from gradbatch.probe.layout import Folded, Layout, Packed, find_layouts
-from gradbatch.probe.nodes import LEAF, Operands, delivered, num_outputs, output_shape, parameter_of, sent_back
+from gradbatch.probe.layout import Fitting, Folded, Layout, Packed
+from gradbatch.probe.masking import masked_pass, masks
+from gradbatch.probe.nodes import LEAF, Operands, output_shape, parameter_of
 
 __all__ = ["Junction", "Trace", "Tracer", "places_of"]
 
 Key = int | tuple[Any, ...]
 """What a node looks like from below: its place for a leaf, else its name and the keys of its operands."""
-
-Fitting = frozenset[Folded | Packed]
-"""The layouts that what was seen of a node allows."""
 
 Learned = Layout | Literal["packed", "free", "outside"]
 """Of a node: how the samples lie in it, once for all or as they are packed in each batch; that there are none; that
@@ -174,8 +171,8 @@ class Tracer:
         """
         layouts: dict[Key, Fitting] = {}
         candidates = self._candidates(trace)
-        for mask in _masks(num_samples, self._generator):
-            found = _masked_pass(trace.nodes, candidates, outputs, mask, packings, self._generator)
+        for mask in masks(num_samples, self._generator):
+            found = masked_pass(trace.nodes, candidates, outputs, mask, packings, self._generator)
             is_doubtful, problem = self._take_in(trace, found, layouts)
             if problem:
                 return problem
@@ -198,7 +195,7 @@ class Tracer:
         return candidates
 
     def _take_in(
-        self, trace: Trace, found: Mapping[Node, "Fitting | None"], layouts: dict[Key, "Fitting"]
+        self, trace: Trace, found: Mapping[Node, Fitting | None], layouts: dict[Key, Fitting]
     ) -> tuple[bool, str]:
         """What a masked pass says of the nodes: whether a doubt is left, and why samples cannot be told apart."""
         keys: dict[Node, Key | None] = {}
@@ -226,7 +223,7 @@ class Tracer:
                 self._learned[key] = "free"
         return is_doubtful, ""
 
-    def _choice(self, key: Key, fitting: "Fitting") -> "Learned | None":
+    def _choice(self, key: Key, fitting: Fitting) -> "Learned | None":
         """The one of the layouts that fit which is to be taken, if there is no doubt."""
         folded = [layout for layout in fitting if isinstance(layout, Folded)]
         if len(folded) < len(fitting) and places_of(key) <= self._recurrent:
@@ -235,11 +232,17 @@ class Tracer:
         certain = single or folded
         return certain[0] if len(certain) == 1 else None
 
-    def _conclude(self, layouts: Mapping[Key, "Fitting"]) -> str:
-        """Take over the layouts that all nodes of a kind allow; why there is none, or an empty string.
+    def _conclude(self, layouts: Mapping[Key, Fitting]) -> str:
+        """Take over the layouts that all nodes of a kind allow.
 
         Layouts between which all the masks could not decide put every sample's traces in the same place, so that for
         this batch one is as good as the other; for the next batch that is to be found out again.
+
+        Args:
+            layouts: What was found, by kind of node.
+
+        Returns:
+            Why there is no layout for one of them, or an empty string.
         """
         self.doubtful.clear()
         for key, fitting in layouts.items():
@@ -297,65 +300,3 @@ def _look(node: Node, operands: Operands, keys: Mapping[Node, Key | None]) -> tu
     if below.count(None) == len(below):
         return None
     return (node.name(), *below)
-
-
-def _masks(num_samples: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Halves of the samples, by the digits of a number that each is given: all of them tell each sample apart."""
-    numbers = torch.randperm(num_samples, generator=generator)
-    for digit in range((num_samples - 1).bit_length()):
-        mask = (numbers >> digit) % 2 == 1
-        yield mask
-        yield ~mask
-
-
-def _masked_pass(
-    nodes: Collection[Node],
-    candidates: Collection[Node],
-    outputs: Sequence[Tensor],
-    mask: Tensor,
-    packings: Sequence[Packed],
-    generator: torch.Generator,
-) -> dict[Node, Fitting | None]:
-    """How the samples lie in the nodes' outputs, from a backward pass of some of the samples.
-
-    Args:
-        nodes: The nodes, operands first.
-        candidates: Those of them to look at.
-        outputs: Tensors whose leading axis counts the samples, from which to go back.
-        mask: Whether each sample is sent back, [B].
-        packings: How sequences of unequal length were packed.
-        generator: Where the outputs' gradients are drawn from.
-
-    Returns:
-        What `find_layouts` says of each candidate that the pass came through.
-    """
-    grads = []
-    for output in outputs:
-        grad = torch.randn(output.shape, generator=generator) * mask.view(-1, *[1] * (output.dim() - 1))
-        grads.append(grad.to(output))
-    mask = mask.to(outputs[0].device)
-    found: dict[Node, Fitting | None] = {}
-    waiting: dict[Node, dict[int, Tensor]] = {}
-    for output, grad in zip(outputs, grads, strict=True):
-        if output.grad_fn is not None:
-            _add(waiting, output.grad_fn, output.output_nr, grad)
-    # Node by node, since hooks that a user put on activations or parameters are for the user's own passes.
-    with torch.no_grad(), GraphExecGroup():
-        for node in reversed(list(nodes)):
-            own = waiting.pop(node, None)
-            if own is None or not node.next_functions:
-                continue
-            if node in candidates:
-                findings = (find_layouts(own[output], mask, packings) for output in sorted(own))
-                found[node] = next((fitting for fitting in findings if fitting is not None), None)
-            if any(child is not None and child.next_functions for child, _ in node.next_functions):
-                sent = sent_back(node, [own.get(output) for output in range(num_outputs(node))], once=True)
-                for child, index, part in delivered(node, sent):
-                    _add(waiting, child, index, part)
-    return found
-
-
-def _add(waiting: dict[Node, dict[int, Tensor]], node: Node, output: int, grad: Tensor) -> None:
-    """Add to the gradient that waits for an output of a node."""
-    own = waiting.setdefault(node, {})
-    own[output] = own[output] + grad if output in own else grad

@@ -7,7 +7,7 @@ kept apart by the pass's id, and a post-accumulate hook marks the ids that count
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import is_dataclass
 from functools import partial
 from typing import Any
 
@@ -22,87 +22,18 @@ from torch.utils.hooks import RemovableHandle
 from gradbatch.errors import InvalidInputError, MeasurementError
 from gradbatch.probe.chains import carried
 from gradbatch.probe.coverage import ParameterTable
-from gradbatch.probe.forms import Dense, PerSample, Rows, combined, settled
+from gradbatch.probe.forms import Dense, Rows
 from gradbatch.probe.graph import Junction, Trace, Tracer, places_of
+from gradbatch.probe.heard import Heard, Plan
 from gradbatch.probe.layout import LayoutError, Packed
-from gradbatch.probe.moments import second_moment, sqnorm_sum, weighted_sum
 from gradbatch.probe.nodes import UnknownOperationError, current_pass
 from gradbatch.probe.operations import Call, per_sample_gradients
 from gradbatch.probe.own_layers import FORMULAS
 
-__all__ = ["Heard", "Listener", "Plan", "sqnorm"]
+__all__ = ["Listener", "sqnorm"]
 
 _OWN = -2
 """In place of a pass's id: the announced pass. The engine's ids begin at 0, and -1 is none."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What to hear in one pass.
-
-    Attributes:
-        num_samples: Samples B in the forward pass to come.
-        count: How many of them to look at.
-        by_layers: Hear per-sample gradients; else the squared norms of the parameters' whole gradients.
-        learn: Find out anew how the samples lie, and let the forms give the summed gradient as well.
-        keep_grads: Keep the parameters' whole gradients.
-        second_moments: Compute elementwise second moments.
-        keep_forms: Keep the per-sample gradients in their forms.
-        is_announced: Our own pass will be announced (`Listener.is_own`), with its loss; else it is known by where it
-            goes.
-    """
-
-    num_samples: int
-    count: int
-    by_layers: bool
-    learn: bool
-    keep_grads: bool
-    second_moments: bool
-    keep_forms: bool
-    is_announced: bool
-
-
-@dataclass(eq=False, slots=True)
-class Heard:
-    """What one backward pass said, by the parameters' places in the table.
-
-    Attributes:
-        accumulates: Whether the pass went into ``.grad``.
-        sqnorm_sums: Sums over samples of the squared norms of the gradients of what was sent backward, 0-dim.
-        second_moments: Elementwise sums over samples of their squares, where asked for.
-        forms: The per-sample gradients, where they are kept.
-        grads: The gradient of this pass, where it is kept.
-        grad_sums: The same as the forms give it, where they are checked.
-        rounding: Unit rounding of the coarsest type in which autograd itself computed.
-        problem: Why samples cannot be told apart, or an empty string.
-        unsettled: Parameters some of whose uses are not known yet.
-    """
-
-    accumulates: bool
-    sqnorm_sums: dict[int, Tensor] = field(default_factory=dict)
-    second_moments: dict[int, Tensor] = field(default_factory=dict)
-    forms: dict[int, PerSample] = field(default_factory=dict)
-    grads: dict[int, Tensor] = field(default_factory=dict)
-    grad_sums: dict[int, Tensor] = field(default_factory=dict)
-    rounding: float = 0.0
-    problem: str = ""
-    unsettled: set[int] = field(default_factory=set)
-    uses: dict[int, list[PerSample]] = field(default_factory=dict)
-
-    def joined(self, other: "Heard") -> "Heard | None":
-        """This pass and another as one, if no parameter was heard in both (as in reentrant checkpointing)."""
-        pairs = [(getattr(self, name), getattr(other, name)) for name in _BY_PLACE]
-        if any(own.keys() & others.keys() for own, others in pairs):
-            return None
-        for own, others in pairs:
-            own.update(others)
-        self.problem = self.problem or other.problem
-        self.unsettled |= other.unsettled
-        self.rounding = max(self.rounding, other.rounding)
-        return self
-
-
-_BY_PLACE = ("sqnorm_sums", "second_moments", "forms", "grads", "grad_sums")
 
 
 class Listener:
@@ -118,7 +49,7 @@ class Listener:
         self._model = model
         self._table = table
         places = {id(parameter): place for place, parameter in enumerate(table.parameters)}
-        self._own_places = {
+        self._own_places: dict[nn.Module, dict[str, int]] = {
             module: {name: places[id(p)] for name, p in module.named_parameters(recurse=False) if id(p) in places}
             for module in model.modules()
             if type(module) in FORMULAS
@@ -146,7 +77,8 @@ class Listener:
     def begin(self, plan: Plan) -> None:
         """Begin to hear."""
         self._clear()
-        self.plan, self._passes, self._group = plan, {}, GraphExecGroup()
+        self.plan, self._group = plan, GraphExecGroup()
+        self._passes = dict[int, Heard]()
         try:
             self._put_on(plan)
         except BaseException:  # nobody would end a measurement that never began
@@ -262,7 +194,7 @@ class Listener:
                         f'parameter "{name}": it must give per-sample gradients {(plan.num_samples, *shape)}'
                     )
                 rows = own[: plan.count].reshape(plan.count, -1)
-                self._use(place, Dense(Rows(rows), shape), heard)
+                heard.use(place, Dense(Rows(rows), shape), self._num_uses[place], plan)
 
     def _on_recurrent(self, module: nn.Module, args: Any) -> None:
         """Take down how sequences of unequal length are packed; layers pass one packing on to each other."""
@@ -303,7 +235,8 @@ class Listener:
         first = next((grad for grad in grads if grad is not None), None)
         if first is None:
             return ""
-        heard.rounding = max(heard.rounding, _rounding(first))
+        if plan.learn:
+            heard.rounding = max(heard.rounding, _rounding(first))
         node, operands = junction.node, junction.node.next_functions
         call = Call(node, grads, junction.operands, junction.layout, plan.num_samples, plan.count, self._group)
         try:
@@ -312,7 +245,7 @@ class Listener:
                     child, output = operands[place]
                     assert child is not None
                     for owner, carried_form in carried(form, child, output, self._leaves, call).items():
-                        self._use(owner, carried_form, heard)
+                        heard.use(owner, carried_form, self._num_uses[owner], plan)
         except LayoutError:  # another number of positions: what was learned does not tell where they lie
             self._tracer.forget(junction)
             heard.unsettled |= places_of(junction.key)
@@ -320,26 +253,6 @@ class Listener:
             name = self._table.names[min(places_of(junction.key))]
             return f'parameter "{name}" has no per-sample gradients: {error}'
         return ""
-
-    def _use(self, place: int, form: PerSample, heard: Heard) -> None:
-        """Take in one use of a parameter, and settle the parameter with its last one."""
-        uses = heard.uses.setdefault(place, [])
-        uses.append(form)
-        if len(uses) == self._num_uses[place]:
-            self._settle(place, heard)
-
-    def _settle(self, place: int, heard: Heard) -> None:
-        """Compute what was asked for of one parameter."""
-        plan = self.plan
-        assert plan is not None
-        form = combined(heard.uses.pop(place))
-        heard.sqnorm_sums[place] = sqnorm_sum(form)
-        if plan.learn and plan.count == plan.num_samples:
-            heard.grad_sums[place] = weighted_sum(form, heard.sqnorm_sums[place].new_ones(plan.count))
-        if plan.second_moments:
-            heard.second_moments[place] = second_moment(form)
-        if plan.keep_forms:
-            heard.forms[place] = settled(form)
 
     def _round_up(self, heard: Heard, plan: Plan) -> None:
         """Settle what was used less often than the graph would have it, and what has one sample only."""
@@ -350,7 +263,7 @@ class Listener:
                 rows = own.reshape(1, -1)
                 heard.uses[place] = [Dense(Rows(rows.float() if rows.element_size() < 4 else rows), own.shape)]
         for place in list(heard.uses):
-            self._settle(place, heard)
+            heard.settle(place, plan)
         for place in self._unknown:
             grad = heard.grads.get(place)
             if grad is None or bool(grad.any()):

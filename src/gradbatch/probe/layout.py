@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-__all__ = ["Folded", "Layout", "LayoutError", "Packed", "find_layouts"]
+__all__ = ["Fitting", "Folded", "Layout", "LayoutError", "Packed", "find_layouts"]
 
 
 class Layout(ABC):
@@ -54,6 +54,7 @@ class Folded(Layout):
     is_single: bool = False
 
     def by_sample(self, tensor: Tensor, num_samples: int) -> Tensor:
+        """See `Layout.by_sample`."""
         if self.axis:
             tensor = tensor.movedim(self.axis, 0)
         if len(tensor) == num_samples:
@@ -65,6 +66,7 @@ class Folded(Layout):
         return tensor.unflatten(0, (num_samples, -1))
 
     def only(self, tensor: Tensor, sample: int, num_samples: int) -> Tensor:
+        """See `Layout.only`."""
         alone = torch.zeros_like(tensor, memory_format=torch.contiguous_format)
         self.by_sample(alone, num_samples)[sample] = self.by_sample(tensor, num_samples)[sample]  # a view
         return alone
@@ -95,6 +97,7 @@ class Packed(Layout):
         return num_rows == self.num_rows or num_rows <= self.num_samples
 
     def by_sample(self, tensor: Tensor, num_samples: int) -> Tensor:
+        """See `Layout.by_sample`."""
         count = len(tensor)
         if not self.holds(count):
             raise LayoutError
@@ -104,11 +107,16 @@ class Packed(Layout):
         return padded
 
     def only(self, tensor: Tensor, sample: int, num_samples: int) -> Tensor:
+        """See `Layout.only`."""
         own = self.samples[: len(tensor)] == sample
         return tensor * own.view(-1, *[1] * (tensor.dim() - 1))
 
 
-def find_layouts(grad: Tensor | None, mask: Tensor, packings: Sequence[Packed]) -> frozenset[Folded | Packed] | None:
+Fitting = frozenset[Folded | Packed]
+"""The layouts that what was seen of a tensor allows."""
+
+
+def find_layouts(grad: Tensor | None, mask: Tensor, packings: Sequence[Packed]) -> Fitting | None:
     """How the samples may lie in a tensor, from what a masked pass left in its gradient.
 
     Args:

@@ -1,11 +1,9 @@
-r"""What is asked of per-sample gradients: norms, second moments, projections, weighted sums, strides.
+r"""What is asked of per-sample gradients: norms, second moments, projections, weighted sums.
 
 Each function has one plain definition, over gradients that are written out a piece at a time, and shorter ways for
-the forms that allow them. $g_i$ is the gradient of sample $i$, $i=1,\dots,B$; a stride is ``size`` consecutive
-samples, the last one what is left; there are $k=\lceil B/size\rceil$ strides.
+the forms that allow them. $g_i$ is the gradient of sample $i$, $i=1,\dots,B$.
 """
 
-import math
 from collections.abc import Iterator
 from functools import singledispatch
 
@@ -26,13 +24,11 @@ from gradbatch.probe.forms import (
 )
 
 __all__ = [
+    "added",
     "projections",
     "second_moment",
     "sqnorm_sum",
     "sqnorms",
-    "stride_gram",
-    "stride_square_sums",
-    "stride_sums",
     "weighted_sum",
 ]
 
@@ -160,7 +156,7 @@ def _(form: Outer) -> Tensor:
 
 @second_moment.register
 def _(form: OuterSum) -> Tensor:
-    return _added(blocks.square_().sum(0) for blocks in form.blocks()).view(form.shape)
+    return added(blocks.square_().sum(0) for blocks in form.blocks()).view(form.shape)
 
 
 @second_moment.register
@@ -171,7 +167,7 @@ def _(form: Lookup) -> Tensor:
 
 @second_moment.register
 def _(form: Lazy) -> Tensor:
-    return _added(second_moment(part) for part in form.forms())
+    return added(second_moment(part) for part in form.forms())
 
 
 @second_moment.register
@@ -229,7 +225,7 @@ def _(form: Total, direction: Tensor) -> Tensor:
 @singledispatch
 def weighted_sum(form: PerSample, weights: Tensor) -> Tensor:
     r"""$\sum_i w_ig_i$ with weights [B], [*shape]."""
-    return _added(torch.tensordot(weights[start:stop], form.piece(start, stop), 1) for start, stop in form.bounds())
+    return added(torch.tensordot(weights[start:stop], form.piece(start, stop), 1) for start, stop in form.bounds())
 
 
 @weighted_sum.register
@@ -257,7 +253,7 @@ def _(form: Lookup, weights: Tensor) -> Tensor:
 @weighted_sum.register
 def _(form: Lazy, weights: Tensor) -> Tensor:
     shares = weights.split(form.piece_size)
-    return _added(weighted_sum(part, share) for part, share in zip(form.forms(), shares, strict=True))
+    return added(weighted_sum(part, share) for part, share in zip(form.forms(), shares, strict=True))
 
 
 @weighted_sum.register
@@ -267,109 +263,7 @@ def _(form: Rearranged, weights: Tensor) -> Tensor:
 
 @weighted_sum.register
 def _(form: Total, weights: Tensor) -> Tensor:
-    return _added(weighted_sum(part, weights) for part in form.parts)
-
-
-@singledispatch
-def stride_sums(form: PerSample, size: int) -> Tensor:
-    r"""Sums of the gradients within each stride, [k, *shape]."""
-    strides = [_added(form.piece(*bounds).sum(0) for bounds in form.bounds(*stride)) for stride in _strides(form, size)]
-    return torch.stack(strides)
-
-
-@stride_sums.register
-def _(form: Dense, size: int) -> Tensor:
-    return _by_stride(form.rows.tensor, size).sum(1).view(-1, *form.shape)
-
-
-@stride_sums.register
-def _(form: Outer, size: int) -> Tensor:
-    return _by_stride(form.left.tensor, size).mT @ _by_stride(form.right.tensor, size)
-
-
-@stride_sums.register
-def _(form: OuterSum, size: int) -> Tensor:
-    # The samples of a stride are further positions: [k, size, G, T, L] -> [k, G, size T, L].
-    left, right = (_by_stride(side, size).transpose(1, 2).flatten(2, 3) for side in (form.left, form.right))
-    return (left.mT @ right).reshape(-1, *form.shape)
-
-
-@stride_sums.register
-def _(form: Lookup, size: int) -> Tensor:
-    strides = torch.arange(form.num_samples, device=form.ids.device) // size
-    keys = (strides[:, None] * form.shape[0] + form.ids).flatten()
-    table = form.right.new_zeros(math.ceil(form.num_samples / size) * form.shape[0], form.shape[1])
-    return table.index_add_(0, keys, form.right.flatten(0, 1)).view(-1, *form.shape)
-
-
-@stride_sums.register
-def _(form: Rearranged, size: int) -> Tensor:
-    return form.push(stride_sums(form.base, size))
-
-
-@stride_sums.register
-def _(form: Total, size: int) -> Tensor:
-    return _added(stride_sums(part, size) for part in form.parts)
-
-
-@singledispatch
-def stride_square_sums(form: PerSample, size: int) -> Tensor:
-    r"""Elementwise sums of $g_i\circ g_i$ within each stride, [k, *shape]."""
-    strides = _strides(form, size)
-    return torch.stack(
-        [_added(form.piece(*bounds).square().sum(0) for bounds in form.bounds(*stride)) for stride in strides]
-    )
-
-
-@stride_square_sums.register
-def _(form: Dense, size: int) -> Tensor:
-    return _by_stride(form.rows.tensor, size).square().sum(1).view(-1, *form.shape)
-
-
-@stride_square_sums.register
-def _(form: Outer, size: int) -> Tensor:
-    return _by_stride(form.left.tensor, size).square().mT @ _by_stride(form.right.tensor, size).square()
-
-
-@stride_square_sums.register
-def _(form: Lookup, size: int) -> Tensor:
-    keys, sums = form.entries
-    places = (keys // form.shape[0]).div(size, rounding_mode="floor") * form.shape[0] + keys % form.shape[0]
-    table = sums.new_zeros(math.ceil(form.num_samples / size) * form.shape[0], form.shape[1])
-    return table.index_add_(0, places, sums.square()).view(-1, *form.shape)
-
-
-@stride_square_sums.register
-def _(form: Rearranged, size: int) -> Tensor:
-    return form.push(stride_square_sums(form.base, size))
-
-
-@singledispatch
-def stride_gram(form: PerSample, size: int) -> Tensor:
-    r"""Inner products of the strides' summed gradients, [k, k]."""
-    flat = _flat(stride_sums(form, size))
-    return flat @ flat.mT
-
-
-@stride_gram.register
-def _(form: Outer, size: int) -> Tensor:
-    samples, left, right = form.num_samples, *form.shape
-    # Multiplications: B^2 (L + R) for the samples' Gram matrices; B L R + k^2 L R for the sums.
-    if samples * (left + right) > left * right * (1 + samples / size**2):
-        flat = _flat(stride_sums(form, size))
-        return flat @ flat.mT
-    gram = (form.left.tensor @ form.left.tensor.mT) * (form.right.tensor @ form.right.tensor.mT)
-    return _by_stride(_by_stride(gram, size).sum(1).mT.contiguous(), size).sum(1)
-
-
-@stride_gram.register
-def _(form: Rearranged, size: int) -> Tensor:
-    return stride_gram(form.base, size)
-
-
-def _flat(sums: Tensor) -> Tensor:
-    """One row for each stride."""
-    return sums.reshape(len(sums), -1)
+    return added(weighted_sum(part, weights) for part in form.parts)
 
 
 def _row_sqnorms(rows: Tensor) -> Tensor:
@@ -378,23 +272,9 @@ def _row_sqnorms(rows: Tensor) -> Tensor:
     return norms.mul_(norms)
 
 
-def _added(parts: Iterator[Tensor]) -> Tensor:
+def added(parts: Iterator[Tensor]) -> Tensor:
     """The sum of fresh tensors, in place of the first."""
     total = next(parts)
     for part in parts:
         total = total.add_(part)
     return total
-
-
-def _strides(form: PerSample, size: int) -> Iterator[tuple[int, int]]:
-    """Bounds of the strides."""
-    for start in range(0, form.num_samples, size):
-        yield start, min(start + size, form.num_samples)
-
-
-def _by_stride(tensor: Tensor, size: int) -> Tensor:
-    """The leading axis cut into strides, [k, size, ...], with zeros where the last one is short."""
-    missing = -len(tensor) % size
-    if missing:
-        tensor = torch.cat([tensor, tensor.new_zeros(missing, *tensor.shape[1:])])
-    return tensor.unflatten(0, (-1, size))

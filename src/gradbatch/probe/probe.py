@@ -12,7 +12,8 @@ from gradbatch._types import QUANTITIES, Statistics
 from gradbatch.errors import InvalidInputError, MeasurementError, UnsupportedLayerError
 from gradbatch.probe.check import disagreement
 from gradbatch.probe.coverage import parameter_table, why_mixed
-from gradbatch.probe.hooks import Heard, Listener, Plan
+from gradbatch.probe.heard import Heard, Plan
+from gradbatch.probe.hooks import Listener
 from gradbatch.probe.summary import Sums, summarise
 
 __all__ = ["Estimator", "Measurement", "Probe"]

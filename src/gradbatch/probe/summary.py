@@ -268,13 +268,17 @@ def _parts(
     sums: Sums, shares: _Shares, cut: _Partition, spreads: Iterator[float], quantities: frozenset[str]
 ) -> dict[Any, dict[str, Any]]:
     """The quantities of each part."""
-    totals: dict[Any, dict[str, list[float]]] = {key: {kind: [] for kind in shares} for key in cut.keys}
-    for kind, of_kind in shares.items():
-        for place, share in of_kind.items():
-            totals[cut.owners[place]][kind].append(share)
+    return {key: _asked(sums, _totals(shares, cut, key), next(spreads, None), quantities) for key in cut.keys}
+
+
+def _totals(shares: _Shares, cut: _Partition, key: Any) -> dict[str, float]:
+    """Sums of the shares of one part, by kind."""
+    if len(cut.keys) == 1:
+        return {kind: math.fsum(of_kind.values()) for kind, of_kind in shares.items()}
+    owners = cut.owners
     return {
-        key: _asked(sums, {kind: math.fsum(values) for kind, values in own.items()}, next(spreads, None), quantities)
-        for key, own in totals.items()
+        kind: math.fsum([share for place, share in of_kind.items() if owners[place] == key])
+        for kind, of_kind in shares.items()
     }
 
 

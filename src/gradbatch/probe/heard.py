@@ -1,0 +1,99 @@
+"""What to hear of a backward pass, and what it said."""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from gradbatch.probe.forms import PerSample
+from gradbatch.probe.joining import combined, settled
+from gradbatch.probe.moments import second_moment, sqnorm_sum, weighted_sum
+
+__all__ = ["Heard", "Plan"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to hear in one pass.
+
+    Attributes:
+        num_samples: Samples B in the forward pass to come.
+        count: How many of them to look at.
+        by_layers: Hear per-sample gradients; else the squared norms of the parameters' whole gradients.
+        learn: Find out anew how the samples lie, and let the forms give the summed gradient as well.
+        keep_grads: Keep the parameters' whole gradients.
+        second_moments: Compute elementwise second moments.
+        keep_forms: Keep the per-sample gradients in their forms.
+        is_announced: Our own pass will be announced (`Listener.is_own`), with its loss; else it is known by where it
+            goes.
+    """
+
+    num_samples: int
+    count: int
+    by_layers: bool
+    learn: bool
+    keep_grads: bool
+    second_moments: bool
+    keep_forms: bool
+    is_announced: bool
+
+
+@dataclass(eq=False, slots=True)
+class Heard:
+    """What one backward pass said, by the parameters' places in the table.
+
+    Attributes:
+        accumulates: Whether the pass went into ``.grad``.
+        sqnorm_sums: Sums over samples of the squared norms of the gradients of what was sent backward, 0-dim.
+        second_moments: Elementwise sums over samples of their squares, where asked for.
+        forms: The per-sample gradients, where they are kept.
+        grads: The gradient of this pass, where it is kept.
+        grad_sums: The same as the forms give it, where they are checked.
+        rounding: Unit rounding of the coarsest type in which autograd itself computed.
+        problem: Why samples cannot be told apart, or an empty string.
+        unsettled: Parameters some of whose uses are not known yet.
+        uses: Uses of the parameters that have more of them to come.
+    """
+
+    accumulates: bool
+    sqnorm_sums: dict[int, Tensor] = field(default_factory=dict)
+    second_moments: dict[int, Tensor] = field(default_factory=dict)
+    forms: dict[int, PerSample] = field(default_factory=dict)
+    grads: dict[int, Tensor] = field(default_factory=dict)
+    grad_sums: dict[int, Tensor] = field(default_factory=dict)
+    rounding: float = 0.0
+    problem: str = ""
+    unsettled: set[int] = field(default_factory=set)
+    uses: dict[int, list[PerSample]] = field(default_factory=dict)
+
+    def use(self, place: int, form: PerSample, expected: int, plan: Plan) -> None:
+        """Take in one use of a parameter, and settle the parameter with the last of those expected."""
+        uses = self.uses.setdefault(place, [])
+        uses.append(form)
+        if len(uses) == expected:
+            self.settle(place, plan)
+
+    def settle(self, place: int, plan: Plan) -> None:
+        """Compute what was asked for of one parameter."""
+        form = combined(self.uses.pop(place))
+        self.sqnorm_sums[place] = total = sqnorm_sum(form)
+        if plan.learn and plan.count == plan.num_samples:
+            self.grad_sums[place] = weighted_sum(form, total.new_ones(plan.count))
+        if plan.second_moments:
+            self.second_moments[place] = second_moment(form)
+        if plan.keep_forms:
+            self.forms[place] = settled(form)
+
+    def joined(self, other: "Heard") -> "Heard | None":
+        """This pass and another as one, if no parameter was heard in both (as in reentrant checkpointing)."""
+        pairs = [(getattr(self, name), getattr(other, name)) for name in _BY_PLACE]
+        if any(own.keys() & others.keys() for own, others in pairs):
+            return None
+        for own, others in pairs:
+            own.update(others)
+        self.problem = self.problem or other.problem
+        self.unsettled |= other.unsettled
+        self.rounding = max(self.rounding, other.rounding)
+        return self
+
+
+_BY_PLACE = ("sqnorm_sums", "second_moments", "forms", "grads", "grad_sums")
