@@ -31,7 +31,8 @@ class LayerStatistics:
     r"""Gradient statistics of one layer, or of one parameter group.
 
     The fields mean what they mean in `Statistics`, with every norm and product taken over the parameters of
-    this part only; squared norms and variances of the parts add up to those of the whole.
+    this part only. Those of the parts add up to those of the whole, but for ``noise_scale`` and
+    ``projection_variance``.
 
     Attributes:
         num_samples: Number of samples $B$ behind the statistics.
@@ -70,8 +71,7 @@ class Statistics:
         grad_variance: Unbiased trace of the covariance of the $g_i$, in squared gradient units.
         noise_scale: $\operatorname{tr}\Sigma/\|G\|^2$ with the bias-corrected $\|G\|^2$, in samples; ``None``
             where the corrected $\|G\|^2$ is not positive.
-        projection_variance: Unbiased variance of the projections $g_i\cdot\bar g$. This and the next two are
-            not measured yet.
+        projection_variance: Unbiased variance of the projections $g_i\cdot\bar g$, in squared gradient units, squared.
         diagonal_projection_variance: $\sum_d \bar g_d^2 \operatorname{var}_d$ with unbiased variances.
         momentum_projection: $\bar g\cdot(\rho\,b + \bar g)$ with the optimizer's momentum buffer $b$.
         layers: The same per layer, by the layer's name, when ``"layers"`` was asked for.
@@ -285,7 +285,7 @@ class Rule(ABC, Generic[State]):
 
         Returns:
             Names of fields of `Statistics`, as ``"grad_variance"``; ``"layers"`` and ``"groups"`` for the same
-            in parts. Measured so far: ``grad_sqnorm``, ``sample_sqnorm``, ``grad_variance``, ``noise_scale``.
+            in parts.
         """
 
     @abstractmethod

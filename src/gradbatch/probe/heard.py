@@ -6,7 +6,7 @@ from torch import Tensor
 
 from gradbatch.probe.forms import PerSample
 from gradbatch.probe.joining import combined, settled
-from gradbatch.probe.moments import second_moment, sqnorm_sum, weighted_sum
+from gradbatch.probe.moments import method, second_moment, sqnorm_sum, weighted_sum
 
 __all__ = ["Heard", "Plan"]
 
@@ -48,6 +48,7 @@ class Heard:
         forms: The per-sample gradients, where they are kept.
         grads: The gradient of this pass, where it is kept.
         grad_sums: The same as the forms give it, where they are checked.
+        methods: How the norms were computed, where it is checked.
         rounding: Unit rounding of the coarsest type in which autograd itself computed.
         problem: Why samples cannot be told apart, or an empty string.
         unsettled: Parameters some of whose uses are not known yet.
@@ -60,6 +61,7 @@ class Heard:
     forms: dict[int, PerSample] = field(default_factory=dict)
     grads: dict[int, Tensor] = field(default_factory=dict)
     grad_sums: dict[int, Tensor] = field(default_factory=dict)
+    methods: dict[int, str] = field(default_factory=dict)
     rounding: float = 0.0
     problem: str = ""
     unsettled: set[int] = field(default_factory=set)
@@ -78,6 +80,7 @@ class Heard:
         self.sqnorm_sums[place] = total = sqnorm_sum(form)
         if plan.learn and plan.count == plan.num_samples:
             self.grad_sums[place] = weighted_sum(form, total.new_ones(plan.count))
+            self.methods[place] = method(form)
         if plan.second_moments:
             self.second_moments[place] = second_moment(form)
         if plan.keep_forms:
@@ -96,4 +99,4 @@ class Heard:
         return self
 
 
-_BY_PLACE = ("sqnorm_sums", "second_moments", "forms", "grads", "grad_sums")
+_BY_PLACE = ("sqnorm_sums", "second_moments", "forms", "grads", "grad_sums", "methods")

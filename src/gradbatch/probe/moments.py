@@ -25,6 +25,7 @@ from gradbatch.probe.forms import (
 
 __all__ = [
     "added",
+    "method",
     "projections",
     "second_moment",
     "sqnorm_sum",
@@ -51,14 +52,21 @@ def _(form: Outer) -> Tensor:
 
 @sqnorms.register
 def _(form: OuterSum) -> Tensor:
-    positions, left, right = form.left.shape[2], form.left.shape[3], form.right.shape[3]
-    # Multiplications for each sample and group: T^2 (L + R) for two Gram matrices, T L R for the gradient itself.
-    if positions * (left + right) > left * right:
+    if not _has_small_gram(form):
         return torch.cat([_row_sqnorms(blocks.flatten(1)) for blocks in form.blocks()])
-    size = max(1, MAX_WRITTEN_OUT // (2 * form.left.shape[1] * positions**2))
+    size = max(1, MAX_WRITTEN_OUT // (2 * form.left.shape[1] * form.left.shape[2] ** 2))
     pieces = zip(form.left.split(size), form.right.split(size), strict=True)
     grams = [vecdot((a @ a.mT).flatten(1), (b @ b.mT).flatten(1)) for a, b in pieces]
     return torch.cat(grams).clamp_(min=0)  # rounding may leave a vanishing one just below zero
+
+
+def _has_small_gram(form: OuterSum) -> bool:
+    """Whether the products between positions cost less than the gradients.
+
+    Multiplications for each sample and group: T^2 (L + R) for two Gram matrices, T L R for the gradient itself.
+    """
+    positions, left, right = form.left.shape[2], form.left.shape[3], form.right.shape[3]
+    return positions * (left + right) <= left * right
 
 
 @sqnorms.register
@@ -270,6 +278,48 @@ def _row_sqnorms(rows: Tensor) -> Tensor:
     """Squared norms of the rows of a matrix."""
     norms = vector_norm(rows, dim=1)
     return norms.mul_(norms)
+
+
+@singledispatch
+def method(form: PerSample) -> str:
+    """How the norms of the gradients are computed, in a few words for the log."""
+    return f"written out, {form.piece_size} samples at a time"
+
+
+@method.register
+def _(form: Dense) -> str:
+    return "written out at once"
+
+
+@method.register
+def _(form: Outer) -> str:
+    return "from the norms of both factors"
+
+
+@method.register
+def _(form: OuterSum) -> str:
+    how = "products between positions" if _has_small_gram(form) else "written out, a few samples at a time"
+    return f"{form.left.shape[2]} positions, {how}"
+
+
+@method.register
+def _(form: Lookup) -> str:
+    return "distinct rows of each sample"
+
+
+@method.register
+def _(form: Lazy) -> str:
+    return f"unfolded {form.piece_size} samples at a time, {method(form.make(0, 1))}"
+
+
+@method.register
+def _(form: Rearranged) -> str:
+    return method(form.base)
+
+
+@method.register
+def _(form: Total) -> str:
+    return "several uses: " + "; ".join(method(part) for part in form.parts)
 
 
 def added(parts: Iterator[Tensor]) -> Tensor:

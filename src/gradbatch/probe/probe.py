@@ -48,7 +48,7 @@ class Probe:
 
     What no check can see is a loss that mixes the samples of the model's output (a contrastive one): use ``chunks``.
 
-    Besides what training holds, at most 64 MiB of per-sample gradients exist at a time (in single precision; always
+    Besides what training holds, at most 4 MiB of per-sample gradients exist at a time (in single precision; always
     one sample's). ``projection_variance`` needs the mean gradient before the samples', so that what the operations
     hold is kept to the end of the batch; ``diagonal_projection_variance`` keeps one number for each parameter.
 
@@ -227,6 +227,9 @@ class Probe:
             if found is not None:  # else something was not finite, and the next measurement is checked instead
                 self._next_check = 2 * (self._num_measured + 1)
             problem = problem or found
+        if self._num_measured == 0 and not problem:
+            for place, how in heard.methods.items():
+                _logger.info("per-sample gradients of %s: %s", self._table.names[place], how)
         self._num_measured += 1
         if plan.by_layers and not problem and not heard.sqnorm_sums and not heard.unsettled:
             problem = "no parameter was seen in a backward pass; is it the model given here that was called?"
