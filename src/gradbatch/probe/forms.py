@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.linalg import vector_norm
 
 __all__ = [
+    "MAX_KEPT",
     "MAX_WRITTEN_OUT",
     "Dense",
     "Lazy",
@@ -33,6 +34,10 @@ __all__ = [
 MAX_WRITTEN_OUT = 2**20
 """Most numbers of per-sample gradients, or of products between positions, at a time: 4 MiB in single precision, which
 stay in the processor's cache. At 64 MiB the same work took two to four times as long."""
+
+MAX_KEPT = 2**26
+"""Most numbers (256 MiB in single precision) of one parameter's per-sample gradients that are kept all at once, where
+there is no form for them."""
 
 
 class PerSample(ABC):
@@ -99,10 +104,11 @@ class Dense(PerSample):
     Args:
         rows: The gradients, flattened, [B, N].
         shape: Shape of each, of N numbers.
+        origin: How they were come by, where that is out of the ordinary.
     """
 
-    def __init__(self, rows: Rows, shape: torch.Size) -> None:
-        self.rows, self.shape, self.num_samples = rows, shape, len(rows.tensor)
+    def __init__(self, rows: Rows, shape: torch.Size, origin: str = "") -> None:
+        self.rows, self.shape, self.num_samples, self.origin = rows, shape, len(rows.tensor), origin
 
     def piece(self, start: int, stop: int) -> Tensor:
         """See `PerSample.piece`."""

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import GraphExecGroup
 from torch.utils.hooks import RemovableHandle
 
-from gradbatch.errors import InvalidInputError, MeasurementError
+from gradbatch.errors import GradbatchError, InvalidInputError, MeasurementError
 from gradbatch.probe.chains import carried
 from gradbatch.probe.coverage import ParameterTable
 from gradbatch.probe.forms import Dense, Rows
@@ -249,9 +249,11 @@ class Listener:
         except LayoutError:  # another number of positions: what was learned does not tell where they lie
             self._tracer.forget(junction)
             heard.unsettled |= places_of(junction.key)
-        except UnknownOperationError as error:
+        except GradbatchError:
+            raise
+        except Exception as error:  # whatever it is, the user's training goes on
             name = self._table.names[min(places_of(junction.key))]
-            return f'parameter "{name}" has no per-sample gradients: {error}'
+            return f'parameter "{name}" has no per-sample gradients: {_sentence(error)}'
         return ""
 
     def _round_up(self, heard: Heard, plan: Plan) -> None:
@@ -263,7 +265,10 @@ class Listener:
                 rows = own.reshape(1, -1)
                 heard.uses[place] = [Dense(Rows(rows.float() if rows.element_size() < 4 else rows), own.shape)]
         for place in list(heard.uses):
-            heard.settle(place, plan)
+            try:
+                heard.settle(place, plan)
+            except UnknownOperationError as error:
+                heard.problem = heard.problem or f'parameter "{self._table.names[place]}": {error}'
         for place in self._unknown:
             grad = heard.grads.get(place)
             if grad is None or bool(grad.any()):
@@ -288,6 +293,11 @@ class Listener:
 
     def _on_accumulate(self, parameter: nn.Parameter) -> None:
         self._heard_now().accumulates = True
+
+
+def _sentence(error: Exception) -> str:
+    """What an error says, and of what kind it is where it is none of ours."""
+    return str(error) if isinstance(error, UnknownOperationError) else f"{type(error).__name__}: {error}"
 
 
 _OPAQUE = {

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from gradbatch.probe.forms import Dense, Lookup, Mapped, Outer, OuterSum, PerSample, Rows, Total
+from gradbatch.probe.operations import check_size
 
 __all__ = ["combined", "settled"]
 
@@ -62,8 +63,19 @@ def _sides(form: PerSample) -> tuple[Tensor, Tensor]:
 
 
 def settled(form: PerSample) -> PerSample:
-    """The same gradients, in a form that outlives the graph of the pass."""
+    """The same gradients, in a form that outlives the graph of the pass.
+
+    Args:
+        form: The gradients.
+
+    Returns:
+        Them, without any use of the graph.
+
+    Raises:
+        UnknownOperationError: If that would take too much memory.
+    """
     if isinstance(form, Mapped):
+        check_size(form.num_samples, form.shape)
         return Dense(Rows(form.rows_of(0, form.num_samples)), form.shape)
     if isinstance(form, Total):
         return combined([settled(part) for part in form.parts])

@@ -61,10 +61,8 @@ def _(form: OuterSum) -> Tensor:
 
 
 def _has_small_gram(form: OuterSum) -> bool:
-    """Whether the products between positions cost less than the gradients.
-
-    Multiplications for each sample and group: T^2 (L + R) for two Gram matrices, T L R for the gradient itself.
-    """
+    """Whether the products between positions cost less than the gradients."""
+    # Multiplications for each sample and group: T^2 (L + R) for two Gram matrices, T L R for the gradient itself.
     positions, left, right = form.left.shape[2], form.left.shape[3], form.right.shape[3]
     return positions * (left + right) <= left * right
 
@@ -288,7 +286,7 @@ def method(form: PerSample) -> str:
 
 @method.register
 def _(form: Dense) -> str:
-    return "written out at once"
+    return form.origin or "written out at once"
 
 
 @method.register

@@ -16,14 +16,16 @@ from torch import Tensor
 from torch.autograd.graph import Node
 from torch.utils.checkpoint import GraphExecGroup
 
-from gradbatch.probe.forms import Dense, Lookup, Outer, OuterSum, PerSample, Rows
+from gradbatch.probe.forms import MAX_KEPT, Dense, Lookup, Outer, OuterSum, PerSample, Rows
 from gradbatch.probe.layout import Folded, Layout
 from gradbatch.probe.nodes import UnknownOperationError, output_shape, saved, sent_back
 
 __all__ = [
+    "ONE_BY_ONE",
     "OPERATIONS",
     "Call",
     "Operation",
+    "check_size",
     "operation",
     "per_sample_gradients",
     "reduced",
@@ -300,6 +302,9 @@ def elementwise_product(call: Call) -> dict[int, PerSample]:
     return {place: reduced(call, call.grad * call.saved(names[place]), call.shape(place)) for place in call.operands}
 
 
+ONE_BY_ONE = "has no shorter way than its own backward, once for each sample"
+
+
 def any_operation(call: Call) -> dict[int, PerSample]:
     """The operation's own backward: as it is where it works element by element, else once for each sample.
 
@@ -317,9 +322,28 @@ def any_operation(call: Call) -> dict[int, PerSample]:
         if all(part is not None and part.shape == call.grad.shape for part in parts):
             pairs = zip(call.operands, parts, strict=True)
             return {place: reduced(call, part, call.shape(place)) for place, part in pairs if part is not None}
+        for place in call.operands:
+            check_size(call.count, call.shape(place))
         samples = [_sent_by(call, sample) for sample in range(call.count)]
     written = {place: [own[place] for own in samples] for place in call.operands}
-    return {place: Dense(Rows(_single(torch.stack(rows))), call.shape(place)) for place, rows in written.items()}
+    return {
+        place: Dense(Rows(_single(torch.stack(rows))), call.shape(place), f"{call.node.name()} {ONE_BY_ONE}")
+        for place, rows in written.items()
+    }
+
+
+def check_size(count: int, shape: torch.Size) -> None:
+    """Refuse to keep all of a parameter's per-sample gradients where they would take too much memory.
+
+    Args:
+        count: Samples.
+        shape: The parameter's shape.
+
+    Raises:
+        UnknownOperationError: If they would.
+    """
+    if count * shape.numel() > MAX_KEPT:
+        raise UnknownOperationError(f"{count} gradients {tuple(shape)} would have to be kept at once")
 
 
 def _sent_by(call: Call, sample: int) -> dict[int, Tensor]:

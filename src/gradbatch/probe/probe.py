@@ -14,6 +14,7 @@ from gradbatch.probe.check import disagreement
 from gradbatch.probe.coverage import parameter_table, why_mixed
 from gradbatch.probe.heard import Heard, Plan
 from gradbatch.probe.hooks import Listener
+from gradbatch.probe.operations import ONE_BY_ONE
 from gradbatch.probe.summary import Sums, summarise
 
 __all__ = ["Estimator", "Measurement", "Probe"]
@@ -229,7 +230,8 @@ class Probe:
             problem = problem or found
         if self._num_measured == 0 and not problem:
             for place, how in heard.methods.items():
-                _logger.info("per-sample gradients of %s: %s", self._table.names[place], how)
+                level = logging.WARNING if ONE_BY_ONE in how else logging.INFO
+                _logger.log(level, "per-sample gradients of %s: %s", self._table.names[place], how)
         self._num_measured += 1
         if plan.by_layers and not problem and not heard.sqnorm_sums and not heard.unsettled:
             problem = "no parameter was seen in a backward pass; is it the model given here that was called?"
