@@ -8,10 +8,14 @@ from gradbatch.probe.heard import Heard
 
 __all__ = ["disagreement"]
 
+_HALF = 2.0**-15
+"""Between the unit roundings of half and of single precision."""
+
 _FORWARD = "the model's forward, or for what it does not return"
 
-_SLACK = 64.0
-"""Roundings of unit size that two orders of the same summation may differ by, generously."""
+_SLACK = {"single": 1024.0, "half": 4.0}
+"""Roundings of unit size that two orders of the same summation may differ by, generously: in single precision and finer,
+where autograd may add thousands of terms one after the other; and in half, where sums are kept in single."""
 
 
 def disagreement(heard: Heard, table: ParameterTable, num_samples: int) -> str | None:
@@ -45,7 +49,8 @@ def disagreement(heard: Heard, table: ParameterTable, num_samples: int) -> str |
         error = torch.linalg.vector_norm(grad.double() - seen.double())
         if not bool(torch.isfinite(error + scale)):
             return None
-        if error > _SLACK * max(heard.rounding, _rounding(grad, seen)) * scale:
+        rounding = max(heard.rounding, _rounding(grad, seen))
+        if error > _SLACK["half" if rounding > _HALF else "single"] * rounding * scale:
             return (
                 f'the per-sample gradients of parameter "{table.names[place]}" do not add up to autograd\'s gradient, '
                 f"so the parameter is also used outside of {_FORWARD}"

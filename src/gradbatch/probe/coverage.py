@@ -8,7 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from gradbatch.errors import InvalidInputError
 
-__all__ = ["ParameterTable", "parameter_table", "why_mixed"]
+__all__ = ["ParameterTable", "parameter_table", "why_not_by_samples"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,12 +62,15 @@ def parameter_table(model: nn.Module, groups: Sequence[Sequence[nn.Parameter]] |
     )
 
 
-def why_mixed(model: nn.Module) -> str:
-    """Which layer of a model mixes samples by design, or an empty string."""
+def why_not_by_samples(model: nn.Module) -> str:
+    """Why a model has no per-sample gradients that can be measured, or an empty string."""
     for name, module in model.named_modules():
         if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
             return (
                 f'layer "{name}" ({type(module).__name__}) mixes samples, so that per-sample gradients are '
                 "undefined; GroupNorm or LayerNorm in its place would not"
             )
+    for name, parameter in model.named_parameters():
+        if parameter.is_complex():
+            return f'parameter "{name}" is complex, and per-sample gradients are measured for real ones'
     return ""

@@ -171,12 +171,12 @@ class Tracer:
         """
         layouts: dict[Key, Fitting] = {}
         candidates = self._candidates(trace)
-        for mask in masks(num_samples, self._generator):
+        for number, mask in enumerate(masks(num_samples, self._generator)):
             found = masked_pass(trace.nodes, candidates, outputs, mask, packings, self._generator)
-            is_doubtful, problem = self._take_in(trace, found, layouts)
-            if problem:
+            if problem := self._take_in(trace, found, layouts):
                 return problem
-            if not is_doubtful:
+            # Each sample must have been sent and not sent: one half alone would not show that rows are uneven.
+            if number % 2 and not any(self._choice(key, fitting) is None for key, fitting in layouts.items()):
                 break
         return self._conclude(layouts)
 
@@ -194,12 +194,9 @@ class Tracer:
                 below[node] = key if not has_samples and self._may_be_free(node, key) else None
         return candidates
 
-    def _take_in(
-        self, trace: Trace, found: Mapping[Node, Fitting | None], layouts: dict[Key, Fitting]
-    ) -> tuple[bool, str]:
-        """What a masked pass says of the nodes: whether a doubt is left, and why samples cannot be told apart."""
+    def _take_in(self, trace: Trace, found: Mapping[Node, Fitting | None], layouts: dict[Key, Fitting]) -> str:
+        """Take in what a masked pass says of the nodes; why samples cannot be told apart, or an empty string."""
         keys: dict[Node, Key | None] = {}
-        is_doubtful = False
         for node in trace.nodes:
             operands = node.next_functions
             keys[node] = trace.leaves.get(node) if not operands else None
@@ -210,26 +207,24 @@ class Tracer:
                 keys[node] = key
             elif node not in found:
                 self._learned.setdefault(key, "outside")
-            elif (fitting := found[node]) is None:
-                is_doubtful = True
-            elif fitting:
+            elif fitting := found[node]:
                 layouts[key] = fitting & layouts.get(key, fitting)
-                is_doubtful |= self._choice(key, layouts[key]) is None
-            else:
+            elif fitting is not None:
                 has_samples = any(child is not None and keys[child] is None for child, _ in operands)
                 if has_samples or not self._may_be_free(node, key):
-                    return False, f'samples are mixed between parameter "{self._names(key)[0]}" and the output'
+                    return f'samples are mixed between parameter "{self._names(key)[0]}" and the output'
                 keys[node] = key
                 self._learned[key] = "free"
-        return is_doubtful, ""
+        return ""
 
     def _choice(self, key: Key, fitting: Fitting) -> "Learned | None":
         """The one of the layouts that fit which is to be taken, if there is no doubt."""
         folded = [layout for layout in fitting if isinstance(layout, Folded)]
         if len(folded) < len(fitting) and places_of(key) <= self._recurrent:
             return "packed"
-        single = [layout for layout in folded if layout.is_single]
-        certain = single or folded
+        if len({layout.axis for layout in folded}) > 1:
+            return None
+        certain = [layout for layout in folded if layout.is_single] or folded
         return certain[0] if len(certain) == 1 else None
 
     def _conclude(self, layouts: Mapping[Key, Fitting]) -> str:

@@ -70,7 +70,8 @@ class Heard:
     def use(self, place: int, form: PerSample, expected: int, plan: Plan) -> None:
         """Take in one use of a parameter, and settle the parameter with the last of those expected."""
         uses = self.uses.setdefault(place, [])
-        uses.append(form)
+        # What waits for another use must not need nodes that autograd will have run by then.
+        uses.append(form if expected == 1 else settled(form))
         if len(uses) == expected:
             self.settle(place, plan)
 

@@ -81,7 +81,13 @@ def sent_back(node: Any, grads: Sequence[Tensor | None], *, once: bool = False) 
             raise UnknownOperationError(
                 f"{type(node).__name__} is not an operation of torch, teach it with gradbatch.register_formula"
             )
-        sent = node.apply(*grads)
+        given = next(grad for grad in grads if grad is not None)
+        sent = node.apply(  # which autograd gives zeros for outputs that were not used
+            *[
+                given.new_zeros(output_shape(node, output)) if grad is None else grad
+                for output, grad in enumerate(grads)
+            ]
+        )
     else:
         sent = node(*grads)
     return sent if isinstance(sent, tuple) else (sent,)

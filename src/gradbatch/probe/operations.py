@@ -302,6 +302,13 @@ def elementwise_product(call: Call) -> dict[int, PerSample]:
     return {place: reduced(call, call.grad * call.saved(names[place]), call.shape(place)) for place in call.operands}
 
 
+def _is_elementwise(call: Call, place: int, part: Tensor) -> bool:
+    """Whether an operand's gradient has the output's full shape, and the operand one entry for all samples."""
+    shape = call.shape(place)
+    full = [1] * (call.grad.dim() - len(shape)) + list(shape)
+    return part.shape == call.grad.shape and full[call.axis] == 1
+
+
 ONE_BY_ONE = "has no shorter way than its own backward, once for each sample"
 
 
@@ -317,11 +324,9 @@ def any_operation(call: Call) -> dict[int, PerSample]:
     """
     with call.group:
         whole = sent_back(call.node, call.grads)
-        parts = [whole[place] for place in call.operands]
-        # An operand is not as large as the output, which has the samples: whose gradient is, was not summed yet.
-        if all(part is not None and part.shape == call.grad.shape for part in parts):
-            pairs = zip(call.operands, parts, strict=True)
-            return {place: reduced(call, part, call.shape(place)) for place, part in pairs if part is not None}
+        parts = {place: whole[place] for place in call.operands}
+        if all(part is not None and _is_elementwise(call, place, part) for place, part in parts.items()):
+            return {place: reduced(call, part, call.shape(place)) for place, part in parts.items() if part is not None}
         for place in call.operands:
             check_size(call.count, call.shape(place))
         samples = [_sent_by(call, sample) for sample in range(call.count)]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gradbatch._types import QUANTITIES, Statistics
 from gradbatch.errors import InvalidInputError, MeasurementError, UnsupportedLayerError
 from gradbatch.probe.check import disagreement
-from gradbatch.probe.coverage import parameter_table, why_mixed
+from gradbatch.probe.coverage import parameter_table, why_not_by_samples
 from gradbatch.probe.heard import Heard, Plan
 from gradbatch.probe.hooks import Listener
 from gradbatch.probe.operations import ONE_BY_ONE
@@ -97,7 +97,7 @@ class Probe:
         self._next_check = 1  # at measurements 1, 2, 4, 8, ...: soon, and for ever at no cost
         self._fraction = sample_fraction
         self.estimator: Literal["layers", "chunks"] = "chunks" if estimator == "chunks" else "layers"
-        if self.estimator == "layers" and (reason := why_mixed(model)):
+        if self.estimator == "layers" and (reason := why_not_by_samples(model)):
             self._fall_back(reason)
         self._sums = Sums()
         self._listener = Listener(model, self._table)

@@ -214,7 +214,7 @@ def _diagonal(sums: Sums, grads: Mapping[int, Tensor]) -> dict[int, tuple[Tensor
     shares: dict[int, tuple[Tensor, Tensor]] = {}
     for place, moment in sums.second_moments.items():
         if place in grads:
-            squares = grads[place].to_dense().to(moment.dtype).square().view(-1)
+            squares = grads[place].to_dense().to(moment.dtype).square().reshape(-1)
             shares[place] = torch.dot(squares, moment.reshape(-1)), torch.dot(squares, squares)
     return shares
 
