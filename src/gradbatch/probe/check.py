@@ -14,8 +14,8 @@ _HALF = 2.0**-15
 _FORWARD = "the model's forward, or for what it does not return"
 
 _SLACK = {"single": 1024.0, "half": 4.0}
-"""Roundings of unit size that two orders of the same summation may differ by, generously: in single precision and finer,
-where autograd may add thousands of terms one after the other; and in half, where sums are kept in single."""
+"""Roundings of unit size that two orders of the same summation may differ by, generously: in single precision and
+finer, where autograd may add thousands of terms one after the other; and in half, where sums are kept in single."""
 
 
 def disagreement(heard: Heard, table: ParameterTable, num_samples: int) -> str | None:

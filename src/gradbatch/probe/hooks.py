@@ -23,10 +23,10 @@ from gradbatch.errors import GradbatchError, InvalidInputError, MeasurementError
 from gradbatch.probe.chains import carried
 from gradbatch.probe.coverage import ParameterTable
 from gradbatch.probe.forms import Dense, Rows
-from gradbatch.probe.graph import Junction, Trace, Tracer, places_of
+from gradbatch.probe.graph import Junction, Trace, Tracer
 from gradbatch.probe.heard import Heard, Plan
 from gradbatch.probe.layout import LayoutError, Packed
-from gradbatch.probe.nodes import UnknownOperationError, current_pass
+from gradbatch.probe.nodes import UnknownOperationError, current_pass, output_shape
 from gradbatch.probe.operations import Call, per_sample_gradients
 from gradbatch.probe.own_layers import FORMULAS
 
@@ -58,7 +58,9 @@ class Listener:
         self._tracer = Tracer(model, table, claimed)
         self._recurrent = [module for module in model.modules() if isinstance(module, nn.RNNBase)]
         self._handles: list[RemovableHandle] = []
-        self._has_doubts = False  # of nodes through which no gradient has come yet
+        self._has_doubts = False  # whether the model's outputs must be known to learn again
+        self._picks_rows = False
+        self._num_silent = 0
         self._clear()
 
     def _clear(self) -> None:
@@ -129,21 +131,34 @@ class Listener:
             return
         nodes = [root.grad_fn for root in roots if root.grad_fn is not None]
         trace = self._tracer.trace(nodes, self._packings)
-        if plan.learn or ((trace.unknown or self._tracer.doubtful) and self._outputs):
+        if plan.learn or (self._outputs and self._is_in_doubt(trace, plan)):
             self._problem = self._problem or self._learn(trace)
             trace = self._tracer.trace(nodes, self._packings)
-            self._has_doubts = bool(trace.unknown or self._tracer.doubtful)
+            self._num_silent = self._num_silent + 1 if trace.unknown else 0
+            self._picks_rows = _picks_rows(trace, plan.num_samples) or bool(self._packings)
+            self._has_doubts = bool(trace.unknown or self._tracer.doubtful or self._picks_rows)
         self._leaves.update(trace.leaves)
-        self._unknown.update(place for _, key in trace.unknown for place in places_of(key))
+        self._unknown |= trace.unknown
+        if not plan.learn:  # else the sums of the gradients tell
+            for node, places in trace.outside:
+                node.register_prehook(partial(self._on_outside, self._passes, places))
         for junction in trace.junctions:
             if junction.node in self._hooked:
                 continue
             self._hooked.add(junction.node)
             self._junctions.append(junction)
-            for operand in junction.key[1:]:
-                for place in places_of(operand) if operand is not None else ():
+            for places in junction.operands.values():
+                for place in places:
                     self._num_uses[place] = self._num_uses.get(place, 0) + 1
             junction.node.register_prehook(partial(self._on_node, self._passes, len(self._junctions) - 1))
+
+    def _is_in_doubt(self, trace: Trace, plan: Plan) -> bool:
+        """Whether to learn again before the next time that is due, ever more seldom where no gradient comes through."""
+        if self._picks_rows or self._tracer.is_uncertain(trace, plan.num_samples):
+            return True
+        self._num_silent += bool(trace.unknown)
+        is_due = self._num_silent <= _PATIENCE or self._num_silent & (self._num_silent - 1) == 0
+        return bool(trace.unknown) and is_due
 
     def _learn(self, trace: Trace) -> str:
         """Find out how the samples lie; why they cannot be told apart, or an empty string."""
@@ -228,6 +243,11 @@ class Listener:
             return
         heard.problem = self._problem or self._take(self._junctions[index], heard, grads)
 
+    def _on_outside(self, passes: object, places: frozenset[int], grads: tuple[Tensor | None, ...]) -> None:
+        """Notice a gradient where there were no samples when the model was learned."""
+        if passes is self._passes and any(grad is not None for grad in grads):
+            self._heard_now().unsettled |= places
+
     def _take(self, junction: Junction, heard: Heard, grads: tuple[Tensor | None, ...]) -> str:
         """Take the per-sample gradients at a junction; why it cannot be done, or an empty string."""
         plan = self.plan
@@ -238,7 +258,7 @@ class Listener:
         if plan.learn:
             heard.rounding = max(heard.rounding, _rounding(first))
         node, operands = junction.node, junction.node.next_functions
-        call = Call(node, grads, junction.operands, junction.layout, plan.num_samples, plan.count, self._group)
+        call = Call(node, grads, list(junction.operands), junction.layout, plan.num_samples, plan.count, self._group)
         try:
             with _plain_arithmetic(first):
                 for place, form in per_sample_gradients(call).items():
@@ -248,11 +268,11 @@ class Listener:
                         heard.use(owner, carried_form, self._num_uses[owner], plan)
         except LayoutError:  # another number of positions: what was learned does not tell where they lie
             self._tracer.forget(junction)
-            heard.unsettled |= places_of(junction.key)
+            heard.unsettled |= junction.places
         except GradbatchError:
             raise
         except Exception as error:  # whatever it is, the user's training goes on
-            name = self._table.names[min(places_of(junction.key))]
+            name = self._table.names[min(junction.places)]
             return f'parameter "{name}" has no per-sample gradients: {_sentence(error)}'
         return ""
 
@@ -299,6 +319,24 @@ def _sentence(error: Exception) -> str:
     """What an error says, and of what kind it is where it is none of ours."""
     return str(error) if isinstance(error, UnknownOperationError) else f"{type(error).__name__}: {error}"
 
+
+def _picks_rows(trace: Trace, num_samples: int) -> bool:
+    """Whether rows are picked by the data, of which there may be another number for each sample in every batch."""
+    for node in trace.nodes:
+        if node.name() in _PICKING and trace.nodes[node] is None:
+            operands = [output_shape(child, output) for child, output in node.next_functions if child is not None]
+            if any(shape[:1] != (num_samples,) for shape in (output_shape(node, 0), *operands) if shape):
+                return True
+    return False
+
+
+_PATIENCE = 32
+"""Measurements in a row in which a part of the model without any gradient is looked at again each time."""
+
+_PICKING = frozenset(
+    f"{name}Backward0"
+    for name in ["Index", "IndexPut", "IndexPutImpl", "IndexSelect", "IndexAdd", "MaskedSelect", "MaskedScatter"]
+)
 
 _OPAQUE = {
     "CheckpointFunctionBackward": "reentrant checkpointing hides its operations until backward, "
