@@ -94,6 +94,13 @@ def encoder(**options):
     return nn.TransformerEncoderLayer(6, 2, 8, dropout=0.0, batch_first=True, **options)
 
 
+def remembering_batch_norm():
+    layer = nn.BatchNorm2d(3).eval()
+    layer.running_mean.normal_()
+    layer.running_var.uniform_(0.5, 2.0)
+    return layer
+
+
 def orthogonal():
     return parametrizations.orthogonal(nn.Linear(6, 5))
 
@@ -147,6 +154,7 @@ LAYERS = {
     "embedding": Case(lambda: nn.Embedding(VOCABULARY, 4), ids(5)),
     "embedding of one token": Case(lambda: nn.Embedding(VOCABULARY, 4), ids()),
     "embedding with padding": Case(lambda: nn.Embedding(VOCABULARY, 4, padding_idx=2), ids(9)),
+    "embedding with padding at zero": Case(lambda: nn.Embedding(VOCABULARY, 4, padding_idx=0), ids(9)),
     "embedding, sequence first": Case(lambda: sequence_first(nn.Embedding(VOCABULARY, 4)), ids(5)),
     "sparse embedding": Case(lambda: nn.Embedding(VOCABULARY, 4, sparse=True), ids(5)),
     "bag of sums": Case(lambda: nn.EmbeddingBag(VOCABULARY, 4, mode="sum"), ids(5)),
@@ -168,7 +176,7 @@ LAYERS = {
     "group norm": Case(lambda: nn.GroupNorm(2, 4), noise(4, 3, 2)),
     "group norm of vectors": Case(lambda: nn.GroupNorm(2, 4), noise(4)),
     "instance norm": Case(lambda: nn.InstanceNorm2d(3, affine=True), noise(3, 4, 3)),
-    "batch norm in evaluation": Case(lambda: nn.BatchNorm2d(3).eval(), noise(3, 4, 3)),
+    "batch norm in evaluation": Case(remembering_batch_norm, noise(3, 4, 3)),
     "prelu": Case(lambda: nn.PReLU(), noise(3, 4)),
     "prelu by channel": Case(lambda: nn.PReLU(3), noise(3, 4)),
     "bilinear": Case(lambda: Apply(lambda m, x: m.inner(x[:, :3], x[:, 3:]), inner=nn.Bilinear(3, 2, 4)), noise(5)),
@@ -231,6 +239,10 @@ LAYERS = {
             places=nn.Embedding(6, 4),
         ),
         ids(5),
+    ),
+    "learned positions with padding": Case(
+        lambda: Apply(lambda m, x: x + m.places(torch.tensor([0, 1, 1])), places=nn.Embedding(2, 4, padding_idx=1)),
+        noise(3, 4),
     ),
     "picked rows": Case(lambda: Apply(lambda m, x: m.table[x], table=parameter(VOCABULARY, 4)), ids(3)),
     "weight norm": Case(lambda: parametrizations.weight_norm(nn.Linear(5, 4)), noise(3, 5)),
