@@ -10,7 +10,7 @@ from gradbatch import Probe
 from gradbatch.probe import graph
 from gradbatch.probe.reference import per_sample_gradients, reference_statistics
 
-from .layers import Apply, parameter
+from .layers import Apply, own_length, packed, parameter
 
 DOUBLE = torch.float64
 QUANTITIES = ("sample_sqnorm", "grad_variance", "diagonal_projection_variance", "projection_variance")
@@ -163,3 +163,34 @@ def test_learning_comes_to_an_end(monkeypatch, make, shape, most):
 
 def first_token(m, x):
     return m.inner(x)[:, 0]
+
+
+def test_a_backward_that_fails_in_learning_does_not_end_training(caplog):
+    class Fails(torch.autograd.Function):
+        calls = 0
+
+        @staticmethod
+        def forward(ctx, x):
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, grad):
+            Fails.calls += 1
+            if Fails.calls == 1:
+                raise RuntimeError("only this once")
+            return grad * 2
+
+    model = Apply(lambda m, x: Fails.apply(m.inner(x)), inner=nn.Linear(4, 3)).to(DOUBLE)
+    assert measured(Probe(model, QUANTITIES), model, noise(5, 4)).sample_sqnorm is None
+    assert "only this once" in caplog.text
+    assert model.inner.weight.grad is not None
+
+
+def test_packed_sequences_are_not_learned_at_every_step(monkeypatch):
+    calls, masked_pass = [], graph.masked_pass
+    monkeypatch.setattr(graph, "masked_pass", lambda *args: calls.append(1) or masked_pass(*args))
+    model = packed(nn.LSTM(4, 3, batch_first=True), own_length).to(DOUBLE)
+    probe = Probe(model, {"sample_sqnorm"}, estimator="layers")
+    for _ in range(20):
+        measured(probe, model, noise(6, 5, 4))
+    assert len(calls) <= 2 * 5 * 3  # both halves, at 1, 2, 4, 8, 16; more masks where a batch leaves a doubt

@@ -25,7 +25,7 @@ from gradbatch.probe.coverage import ParameterTable
 from gradbatch.probe.forms import Dense, Rows
 from gradbatch.probe.graph import Junction, Trace, Tracer
 from gradbatch.probe.heard import Heard, Plan
-from gradbatch.probe.layout import LayoutError, Packed
+from gradbatch.probe.layout import Folded, LayoutError, Packed
 from gradbatch.probe.nodes import UnknownOperationError, current_pass, output_shape
 from gradbatch.probe.operations import Call, per_sample_gradients
 from gradbatch.probe.own_layers import FORMULAS
@@ -135,7 +135,8 @@ class Listener:
             self._problem = self._problem or self._learn(trace)
             trace = self._tracer.trace(nodes, self._packings)
             self._num_silent = self._num_silent + 1 if trace.unknown else 0
-            self._picks_rows = _picks_rows(trace, plan.num_samples) or bool(self._packings)
+            may_be_uneven = bool(self._packings) or _picks_rows(trace, plan.num_samples)
+            self._picks_rows = may_be_uneven and _has_positions(trace, plan.num_samples)
             self._has_doubts = bool(trace.unknown or self._tracer.doubtful or self._picks_rows)
         self._leaves.update(trace.leaves)
         self._unknown |= trace.unknown
@@ -177,7 +178,10 @@ class Listener:
                     "that go through the model in this pass"
                 )
             return f"the model returned {shapes}, no tensor whose leading axis counts the {plan.num_samples} samples"
-        return self._tracer.learn(trace, outputs, plan.num_samples, self._packings)
+        try:
+            return self._tracer.learn(trace, outputs, plan.num_samples, self._packings)
+        except Exception as error:  # whatever it is, the user's training goes on
+            return f"a backward pass of half of the samples failed: {_sentence(error)}"
 
     def _on_own_layer(self, module: nn.Module, inputs: Any, output: Any) -> None:
         """Listen to a layer that has a formula of its own."""
@@ -328,6 +332,12 @@ def _picks_rows(trace: Trace, num_samples: int) -> bool:
             if any(shape[:1] != (num_samples,) for shape in (output_shape(node, 0), *operands) if shape):
                 return True
     return False
+
+
+def _has_positions(trace: Trace, num_samples: int) -> bool:
+    """Whether rows are taken for several positions of each sample somewhere, evenly."""
+    folded = [(junction, junction.layout) for junction in trace.junctions if isinstance(junction.layout, Folded)]
+    return any(output_shape(junction.node, 0)[layout.axis] != num_samples for junction, layout in folded)
 
 
 _PATIENCE = 32
