@@ -1,7 +1,7 @@
 """The values that flow: measured statistics in, a decision out, a record into the log.
 
-Everything here is frozen, holds plain numbers and knows nothing of models, data or devices, so that a rule can
-be tested on hand-made numbers, replayed on a log and run identically on every rank.
+Everything here is frozen, holds plain numbers (but for `Strides`) and knows nothing of models, data or devices, so that
+a rule can be tested on hand-made numbers, replayed on a log and run identically on every rank.
 """
 
 import math
@@ -10,9 +10,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Generic, TypeVar
 
+from torch import Tensor
+
 from gradbatch.errors import InvalidInputError
 
-__all__ = ["QUANTITIES", "Decision", "LayerStatistics", "Progress", "Record", "Rule", "Statistics"]
+__all__ = [
+    "QUANTITIES",
+    "STRIDE_QUANTITIES",
+    "Decision",
+    "LayerStatistics",
+    "Progress",
+    "Record",
+    "Rule",
+    "Statistics",
+    "Strides",
+]
 
 QUANTITIES = (
     "grad_sqnorm",
@@ -24,6 +36,30 @@ QUANTITIES = (
     "momentum_projection",
 )
 """Names of the scalar quantities that a rule may ask for; ``"layers"`` and ``"groups"`` ask for them in parts."""
+
+STRIDE_QUANTITIES = ("stride_gram", "stride_moments")
+"""What can be asked of strides of the batch, with their size: ``"stride_gram:16"``; see `Strides`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Strides:
+    r"""One parameter's gradients, summed over strides of consecutive samples, for rules that select among them.
+
+    Stride $j$ holds $n_j$ samples, and $S_j=\sum_{i\in j}g_i$ is the sum of their gradients.
+
+    Attributes:
+        counts: $n_j$, all equal but the last, which may be smaller.
+        gram: $S_j\cdot S_k$, if ``"stride_gram:<size>"`` was asked for.
+        sums: $S_j$ over ``scale``, [k, *shape], if ``"stride_moments:<size>"`` was asked for.
+        square_sums: $\sum_{i\in j}g_i\circ g_i$ over ``scale`` squared, likewise.
+        scale: The factor that the tensors want; it is left out of them, since they are large.
+    """
+
+    counts: tuple[int, ...]
+    gram: tuple[tuple[float, ...], ...] | None = None
+    sums: Tensor | None = None
+    square_sums: Tensor | None = None
+    scale: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +112,7 @@ class Statistics:
         momentum_projection: $\bar g\cdot(\rho\,b + \bar g)$ with the optimizer's momentum buffer $b$.
         layers: The same per layer, by the layer's name, when ``"layers"`` was asked for.
         groups: The same per parameter group of the optimizer, when ``"groups"`` was asked for.
+        strides: Sums over strides of the samples, by the parameters' names, when they were asked for.
         extra: Quantities that a rule registered by name; none so far.
     """
 
@@ -90,6 +127,7 @@ class Statistics:
     momentum_projection: float | None = None
     layers: Mapping[str, LayerStatistics] | None = None
     groups: tuple[LayerStatistics, ...] | None = None
+    strides: Mapping[str, Strides] | None = None
     extra: Mapping[str, float] = field(default_factory=dict)
 
     @property

@@ -1084,3 +1084,26 @@ class TestThePathsThatAreRarelyTaken:
     def test_parts_of_nothing_are_refused(self):
         with pytest.raises(InvalidInputError, match="ask for parts and for nothing in them"):
             Probe(mlp(), {"layers"})
+
+
+@pytest.mark.parametrize(
+    ("norms", "how"), [("gram", "products between positions"), ("instantiate", "written out"), ("auto", "positions, ")]
+)
+def test_the_way_to_the_norms_can_be_chosen_and_is_logged(norms, how, caplog):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv1d(2, 3, 2), nn.ReLU(), nn.Conv1d(3, 2, 1)).double()
+    inputs = torch.randn(4, 2, 5, dtype=torch.float64)
+    values = []
+    for way in (norms, "auto"):
+        probe = Probe(model, {"sample_sqnorm"}, norms=way)
+        with caplog.at_level("INFO", logger="gradbatch"), probe.measure(num_samples=4):
+            model(inputs).square().mean().backward()
+        values.append(probe.read().sample_sqnorm)
+        if way == norms:
+            assert how in next(record.message for record in caplog.records if "0.weight" in record.message)
+    assert values[0] == pytest.approx(values[1], rel=1e-12)
+
+
+def test_an_unknown_way_to_the_norms_is_refused():
+    with pytest.raises(InvalidInputError, match='`norms` must be "auto", "gram" or "instantiate"'):
+        Probe(nn.Linear(2, 1), {"sample_sqnorm"}, norms="fast")

@@ -7,6 +7,7 @@ from torch import Tensor
 from gradbatch.probe.forms import PerSample
 from gradbatch.probe.joining import combined, settled
 from gradbatch.probe.moments import method, second_moment, sqnorm_sum, weighted_sum
+from gradbatch.probe.strides import stride_square_sums, stride_sums
 
 __all__ = ["Heard", "Plan"]
 
@@ -23,6 +24,10 @@ class Plan:
         keep_grads: Keep the parameters' whole gradients.
         second_moments: Compute elementwise second moments.
         keep_forms: Keep the per-sample gradients in their forms.
+        by_gram: How norms of sums over positions are computed, see `sqnorms`.
+        stride: Samples in a stride, over each of which the gradients are summed; 0 for no such sums.
+        stride_squares: Sum the gradients' squares over them, too.
+        lead: Samples of this pass's first stride that were in earlier passes.
         is_announced: Our own pass will be announced (`Listener.is_own`), with its loss; else it is known by where it
             goes.
     """
@@ -34,6 +39,10 @@ class Plan:
     keep_grads: bool
     second_moments: bool
     keep_forms: bool
+    by_gram: bool | None
+    stride: int
+    stride_squares: bool
+    lead: int
     is_announced: bool
 
 
@@ -46,6 +55,8 @@ class Heard:
         sqnorm_sums: Sums over samples of the squared norms of the gradients of what was sent backward, 0-dim.
         second_moments: Elementwise sums over samples of their squares, where asked for.
         forms: The per-sample gradients, where they are kept.
+        stride_sums: Sums of the gradients over each stride, [k, *shape], where asked for.
+        stride_square_sums: The same of their squares.
         grads: The gradient of this pass, where it is kept.
         grad_sums: The same as the forms give it, where they are checked.
         methods: How the norms were computed, where it is checked.
@@ -59,6 +70,8 @@ class Heard:
     sqnorm_sums: dict[int, Tensor] = field(default_factory=dict)
     second_moments: dict[int, Tensor] = field(default_factory=dict)
     forms: dict[int, PerSample] = field(default_factory=dict)
+    stride_sums: dict[int, Tensor] = field(default_factory=dict)
+    stride_square_sums: dict[int, Tensor] = field(default_factory=dict)
     grads: dict[int, Tensor] = field(default_factory=dict)
     grad_sums: dict[int, Tensor] = field(default_factory=dict)
     methods: dict[int, str] = field(default_factory=dict)
@@ -78,12 +91,16 @@ class Heard:
     def settle(self, place: int, plan: Plan) -> None:
         """Compute what was asked for of one parameter."""
         form = combined(self.uses.pop(place))
-        self.sqnorm_sums[place] = total = sqnorm_sum(form)
+        self.sqnorm_sums[place] = total = sqnorm_sum(form, plan.by_gram)
         if plan.learn and plan.count == plan.num_samples:
             self.grad_sums[place] = weighted_sum(form, total.new_ones(plan.count))
-            self.methods[place] = method(form)
+            self.methods[place] = method(form, plan.by_gram)
         if plan.second_moments:
             self.second_moments[place] = second_moment(form)
+        if plan.stride:
+            self.stride_sums[place] = stride_sums(form, plan.stride, plan.lead)
+        if plan.stride_squares:
+            self.stride_square_sums[place] = stride_square_sums(form, plan.stride, plan.lead)
         if plan.keep_forms:
             self.forms[place] = settled(form)
 
@@ -100,4 +117,13 @@ class Heard:
         return self
 
 
-_BY_PLACE = ("sqnorm_sums", "second_moments", "forms", "grads", "grad_sums", "methods")
+_BY_PLACE = (
+    "sqnorm_sums",
+    "second_moments",
+    "forms",
+    "stride_sums",
+    "stride_square_sums",
+    "grads",
+    "grad_sums",
+    "methods",
+)

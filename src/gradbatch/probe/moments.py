@@ -35,24 +35,33 @@ __all__ = [
 
 
 @singledispatch
-def sqnorms(form: PerSample) -> Tensor:
-    r"""Squared norms $\|g_i\|^2$, [B]."""
+def sqnorms(form: PerSample, by_gram: bool | None = None) -> Tensor:
+    r"""Squared norms $\|g_i\|^2$, [B].
+
+    Args:
+        form: The gradients.
+        by_gram: Whether sums over positions go by products between the positions, or are written out; by default
+            by whichever takes fewer multiplications.
+
+    Returns:
+        The squared norms.
+    """
     return torch.cat([_row_sqnorms(form.rows_of(start, stop)) for start, stop in form.bounds()])
 
 
 @sqnorms.register
-def _(form: Dense) -> Tensor:
+def _(form: Dense, by_gram: bool | None = None) -> Tensor:
     return form.rows.norms.square()
 
 
 @sqnorms.register
-def _(form: Outer) -> Tensor:
+def _(form: Outer, by_gram: bool | None = None) -> Tensor:
     return (form.left.norms * form.right.norms).square_()
 
 
 @sqnorms.register
-def _(form: OuterSum) -> Tensor:
-    if not _has_small_gram(form):
+def _(form: OuterSum, by_gram: bool | None = None) -> Tensor:
+    if not (_has_small_gram(form) if by_gram is None else by_gram):
         return torch.cat([_row_sqnorms(blocks.flatten(1)) for blocks in form.blocks()])
     size = max(1, MAX_WRITTEN_OUT // (2 * form.left.shape[1] * form.left.shape[2] ** 2))
     pieces = zip(form.left.split(size), form.right.split(size), strict=True)
@@ -68,29 +77,29 @@ def _has_small_gram(form: OuterSum) -> bool:
 
 
 @sqnorms.register
-def _(form: Lookup) -> Tensor:
+def _(form: Lookup, by_gram: bool | None = None) -> Tensor:
     keys, sums = form.entries
     norms = _row_sqnorms(sums)
     return norms.new_zeros(form.num_samples).index_add_(0, keys // form.shape[0], norms)
 
 
 @sqnorms.register
-def _(form: Lazy) -> Tensor:
-    return torch.cat([sqnorms(part) for part in form.forms()])
+def _(form: Lazy, by_gram: bool | None = None) -> Tensor:
+    return torch.cat([sqnorms(part, by_gram) for part in form.forms()])
 
 
 @sqnorms.register
-def _(form: Rearranged) -> Tensor:
-    return sqnorms(form.base)
+def _(form: Rearranged, by_gram: bool | None = None) -> Tensor:
+    return sqnorms(form.base, by_gram)
 
 
 @sqnorms.register
-def _(form: Total) -> Tensor:
+def _(form: Total, by_gram: bool | None = None) -> Tensor:
     tables = [part for part in form.parts if isinstance(part, Lookup)]
     others = [part for part in form.parts if isinstance(part, Outer) or _is_ungrouped(part)]
     if len(tables) != 1 or len(others) != 1 or len(form.parts) != 2:
         return torch.cat([_row_sqnorms(form.rows_of(start, stop)) for start, stop in form.bounds()])
-    total = sqnorms(tables[0]) + sqnorms(others[0]) + 2 * _inner(tables[0], others[0])
+    total = sqnorms(tables[0]) + sqnorms(others[0], by_gram) + 2 * _inner(tables[0], others[0])
     return total.clamp_(min=0)
 
 
@@ -122,19 +131,19 @@ def _inner(table: Lookup, product: PerSample) -> Tensor:
 
 
 @singledispatch
-def sqnorm_sum(form: PerSample) -> Tensor:
-    r"""$\sum_i\|g_i\|^2$, 0-dim."""
-    return sqnorms(form).sum()
+def sqnorm_sum(form: PerSample, by_gram: bool | None = None) -> Tensor:
+    r"""$\sum_i\|g_i\|^2$, 0-dim; see `sqnorms`."""
+    return sqnorms(form, by_gram).sum()
 
 
 @sqnorm_sum.register
-def _(form: Outer) -> Tensor:
+def _(form: Outer, by_gram: bool | None = None) -> Tensor:
     norms = form.left.norms * form.right.norms
     return torch.dot(norms, norms)
 
 
 @sqnorm_sum.register
-def _(form: Dense) -> Tensor:
+def _(form: Dense, by_gram: bool | None = None) -> Tensor:
     norms = form.rows.norms
     return torch.dot(norms, norms)
 
@@ -279,45 +288,46 @@ def _row_sqnorms(rows: Tensor) -> Tensor:
 
 
 @singledispatch
-def method(form: PerSample) -> str:
+def method(form: PerSample, by_gram: bool | None = None) -> str:
     """How the norms of the gradients are computed, in a few words for the log."""
     return f"written out, {form.piece_size} samples at a time"
 
 
 @method.register
-def _(form: Dense) -> str:
+def _(form: Dense, by_gram: bool | None = None) -> str:
     return form.origin or "written out at once"
 
 
 @method.register
-def _(form: Outer) -> str:
+def _(form: Outer, by_gram: bool | None = None) -> str:
     return "from the norms of both factors"
 
 
 @method.register
-def _(form: OuterSum) -> str:
-    how = "products between positions" if _has_small_gram(form) else "written out, a few samples at a time"
+def _(form: OuterSum, by_gram: bool | None = None) -> str:
+    by_gram = _has_small_gram(form) if by_gram is None else by_gram
+    how = "products between positions" if by_gram else "written out, a few samples at a time"
     return f"{form.left.shape[2]} positions, {how}"
 
 
 @method.register
-def _(form: Lookup) -> str:
+def _(form: Lookup, by_gram: bool | None = None) -> str:
     return "distinct rows of each sample"
 
 
 @method.register
-def _(form: Lazy) -> str:
-    return f"unfolded {form.piece_size} samples at a time, {method(form.make(0, 1))}"
+def _(form: Lazy, by_gram: bool | None = None) -> str:
+    return f"unfolded {form.piece_size} samples at a time, {method(form.make(0, 1), by_gram)}"
 
 
 @method.register
-def _(form: Rearranged) -> str:
-    return method(form.base)
+def _(form: Rearranged, by_gram: bool | None = None) -> str:
+    return method(form.base, by_gram)
 
 
 @method.register
-def _(form: Total) -> str:
-    return "several uses: " + "; ".join(method(part) for part in form.parts)
+def _(form: Total, by_gram: bool | None = None) -> str:
+    return "several uses: " + "; ".join(method(part, by_gram) for part in form.parts)
 
 
 def added(parts: Iterator[Tensor]) -> Tensor:

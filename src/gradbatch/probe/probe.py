@@ -2,24 +2,29 @@
 
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-from gradbatch._types import QUANTITIES, Statistics
+from gradbatch._types import QUANTITIES, STRIDE_QUANTITIES, Statistics
 from gradbatch.errors import InvalidInputError, MeasurementError, UnsupportedLayerError
 from gradbatch.probe.check import disagreement
 from gradbatch.probe.coverage import parameter_table, why_not_by_samples
 from gradbatch.probe.heard import Heard, Plan
 from gradbatch.probe.hooks import Listener
 from gradbatch.probe.operations import ONE_BY_ONE
+from gradbatch.probe.selection import StrideTotals
 from gradbatch.probe.summary import Sums, summarise
 
 __all__ = ["Estimator", "Measurement", "Probe"]
 
 Estimator = Literal["auto", "layers", "chunks"]
+
+Norms = Literal["auto", "gram", "instantiate"]
+
+_BY_GRAM: dict[str, bool | None] = {"auto": None, "gram": True, "instantiate": False}
 
 MIN_CHUNKS = 4
 """Pieces that `chunks` wants of a batch: the relative error of a variance between k pieces falls with k."""
@@ -51,15 +56,19 @@ class Probe:
 
     Besides what training holds, at most 4 MiB of per-sample gradients exist at a time (in single precision; always
     one sample's). ``projection_variance`` needs the mean gradient before the samples', so that what the operations
-    hold is kept to the end of the batch; ``diagonal_projection_variance`` keeps one number for each parameter.
+    hold is kept to the end of the batch; ``diagonal_projection_variance`` keeps one number for each parameter, strides
+    one for each parameter and stride (moments: two).
 
     Args:
         model: The model, which is called as a whole; its output, or a part of it, has the samples along its leading
             axis. Nothing is left on it after a measurement.
         quantities: Names of the quantities to measure, as in `Statistics`; ``layers`` and ``groups`` for the same in
-            parts.
+            parts; ``stride_gram:<size>`` and ``stride_moments:<size>`` for sums over strides, see `Strides`.
         estimator: ``"auto"``, ``"layers"`` or ``"chunks"``.
         groups: Parameters to observe, in the groups to report; by default all trainable ones in one group.
+        norms: How the norms of gradients that are sums over positions (of a sequence, an image) are computed:
+            ``"gram"``, from products between positions, or ``"instantiate"``, from the gradients, a few samples at a
+            time; ``"auto"`` takes for each parameter what needs fewer multiplications. The first measurement logs it.
         sample_fraction: Part of each pass's samples to look at, its first ones, for ``layers``. The estimates stay
             unbiased for batches in random order, and their spread grows.
 
@@ -84,18 +93,26 @@ class Probe:
         *,
         estimator: Estimator = "auto",
         groups: Sequence[Sequence[nn.Parameter]] | None = None,
+        norms: Norms = "auto",
         sample_fraction: float = 1.0,
     ) -> None:
-        self._quantities = _checked(quantities)
+        self.set_quantities(quantities)
         if estimator not in get_args(Estimator):
             raise InvalidInputError(f'`estimator` must be "auto", "layers" or "chunks", got {estimator!r}')
+        if norms not in _BY_GRAM:
+            raise InvalidInputError(f'`norms` must be "auto", "gram" or "instantiate", got {norms!r}')
         if not 0 < sample_fraction <= 1:
             raise InvalidInputError(f"`sample_fraction` must be above 0 and at most 1, got {sample_fraction}")
+        if self._stride and sample_fraction < 1:
+            raise InvalidInputError(
+                f"`sample_fraction` is {sample_fraction}, and strides are of the whole batch: leave it at 1"
+            )
         self._table = parameter_table(model, groups)
         self._is_free = estimator == "auto"
         self._num_measured = 0
         self._next_check = 1  # at measurements 1, 2, 4, 8, ...: soon, and for ever at no cost
         self._fraction = sample_fraction
+        self._by_gram = _BY_GRAM[norms]
         self.estimator: Literal["layers", "chunks"] = "chunks" if estimator == "chunks" else "layers"
         if self.estimator == "layers" and (reason := why_not_by_samples(model)):
             self._fall_back(reason)
@@ -123,6 +140,7 @@ class Probe:
             InvalidInputError: If one is unknown.
         """
         self._quantities = _checked(quantities)
+        self._stride = _stride_of(self._quantities)
 
     def measure(
         self, *, num_samples: int, loss_scale: float = 1.0, weight: float | None = None, keep_gradient: bool = True
@@ -196,6 +214,39 @@ class Probe:
             self._next_check = 0
         return statistics
 
+    def select(self, weights: Mapping[str, Sequence[float]]) -> dict[nn.Parameter, Tensor]:
+        r"""The gradients of some of the batch's samples, since the last `read` with ``reset=False``.
+
+        Of each parameter, the mean $\sum_j w_jS_j/\sum_j w_jn_j$ with $S_j$ the sum of the gradients of stride $j$ of
+        $n_j$ samples; with strides of one sample, any weighted mean of per-sample gradients. It costs no backward pass.
+
+        Args:
+            weights: $w_j$ for each stride, by the name of a parameter or of the layer that owns it.
+
+        Returns:
+            The mean gradient of every parameter that has weights and was used.
+
+        Raises:
+            InvalidInputError: If a name is unknown, or the weights are not one for each stride with a positive sum.
+            MeasurementError: If no strides were measured.
+        """
+        sums, table = self._sums, self._table
+        if sums.strides is None or not sums.is_complete:
+            raise MeasurementError(
+                'strides were not measured: ask for "stride_gram:<size>" or "stride_moments:<size>", and read with '
+                "`reset=False` before `select`"
+            )
+        if unknown := sorted(weights.keys() - set(table.names) - set(table.layers)):
+            raise InvalidInputError(f'`weights` names "{unknown[0]}", which is no layer and no parameter observed')
+        sums.strides.pad(sums.num_samples)
+        selected: dict[nn.Parameter, Tensor] = {}
+        for place in sums.strides.sums:
+            own = weights.get(table.names[place], weights.get(table.layers[place]))
+            if own is not None:
+                mean = sums.strides.mean(place, own, sums.num_samples)
+                selected[table.parameters[place]] = mean * (sums.strides.scale * sums.per_sample)
+        return selected
+
     def reset(self) -> None:
         """Forget what was measured since the last `read`."""
         self._sums = Sums()
@@ -203,6 +254,10 @@ class Probe:
     def _listen(self, measurement: "Measurement", *, is_announced: bool) -> Listener:
         """Begin to hear what this measurement needs."""
         by_layers = self.estimator == "layers"
+        if self._stride and not by_layers:
+            raise UnsupportedLayerError(
+                'strides of samples cannot be measured by chunks: use estimator="layers", and a model that allows it'
+            )
         learn = by_layers and measurement.num_samples > 1 and self._num_measured + 1 >= self._next_check
         samples = measurement.num_samples
         self._listener.begin(
@@ -214,6 +269,10 @@ class Probe:
                 keep_grads=learn or measurement.keep_gradient,
                 second_moments="diagonal_projection_variance" in self._quantities,
                 keep_forms="projection_variance" in self._quantities,
+                by_gram=self._by_gram,
+                stride=self._stride,
+                stride_squares=f"stride_moments:{self._stride}" in self._quantities,
+                lead=self._sums.num_samples % self._stride if self._stride else 0,
                 is_announced=is_announced,
             )
         )
@@ -255,13 +314,19 @@ class Probe:
             share = plan.num_samples / plan.count
             sums.add(heard.sqnorm_sums, per_unit**2 * share)
             sums.add_second_moments(heard.second_moments, per_unit**2 * share)
+            if plan.stride:
+                sums.strides = sums.strides or StrideTotals(plan.stride)
+                before = sums.num_samples - plan.num_samples
+                sums.strides.add(before, heard.stride_sums, heard.stride_square_sums, per_unit)
             if heard.forms:
                 sums.forms.append((heard.forms, per_unit))
         if measurement.keep_gradient:
             sums.add_gradient(heard.grads, per_unit)
 
     def _fall_back(self, reason: str) -> None:
-        """Go over to `chunks` for good, and say why; or refuse, where the user asked for `layers`."""
+        """Go over to `chunks` for good, and say why; or refuse, where that would not do."""
+        if self._stride:
+            raise UnsupportedLayerError(f"{reason}: strides of samples, among which a rule selects, cannot be measured")
         if not self._is_free:
             raise UnsupportedLayerError(
                 f'{reason}: estimator="layers" cannot measure this model, use estimator="auto" or "chunks"'
@@ -335,11 +400,26 @@ class Measurement:
 def _checked(quantities: Iterable[str]) -> frozenset[str]:
     """The names, if all of them can be measured."""
     names = frozenset(quantities)
+    plain = {name for name in names if ":" not in name}
     if names and names <= {"layers", "groups"}:
         raise InvalidInputError(
             f"`quantities` {sorted(names)} ask for parts and for nothing in them: add a quantity such as sample_sqnorm"
         )
-    if unknown := sorted(names - _MEASURED):
-        known = sorted(_MEASURED)
+    if unknown := sorted(plain - _MEASURED):
+        known = [*sorted(_MEASURED), *(f"{name}:<size>" for name in STRIDE_QUANTITIES)]
         raise InvalidInputError(f'quantity "{unknown[0]}" is unknown: choose from {", ".join(known)}')
     return names
+
+
+def _stride_of(names: frozenset[str]) -> int:
+    """Samples in the strides that are asked for, 0 if none are."""
+    asked = [name.split(":", 1) for name in names if ":" in name]
+    sizes = {size for _, size in asked}
+    for name, size in asked:
+        if name not in STRIDE_QUANTITIES or not size.isdecimal() or int(size) < 1:
+            raise InvalidInputError(f'quantity "{name}:{size}" is unknown: ask for "stride_gram:16", say')
+    if len(sizes) > 1:
+        raise InvalidInputError(
+            f"strides of {' and '.join(sorted(sizes, key=int))} samples are asked for at once: give all rules one size"
+        )
+    return int(sizes.pop()) if sizes else 0

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from gradbatch._types import LayerStatistics, Statistics
 from gradbatch.probe.coverage import ParameterTable
 from gradbatch.probe.forms import PerSample
 from gradbatch.probe.moments import projections
+from gradbatch.probe.selection import StrideTotals
 
 __all__ = ["Sums", "summarise"]
 
@@ -35,6 +37,7 @@ class Sums:
             $\sum_j n_j\|\bar g_j\|^2$ (``chunks``).
         second_moments: Elementwise $\sum_i g_i\circ g_i$ by parameter, where asked for.
         forms: Each pass's per-sample gradients by parameter, and the factor to them, where they are kept.
+        strides: Sums over strides of the samples, where asked for.
         gradient_sum: $\sum_i g_i$ by parameter, where the probe keeps it.
         is_complete: False once a pass was heard whose second moment cannot be had.
         is_contradicted: Whether the mean gradient turned out longer than the samples' gradients allow.
@@ -50,6 +53,7 @@ class Sums:
     factors: list[float] = field(default_factory=list)
     second_moments: dict[int, Tensor] = field(default_factory=dict)
     forms: list[tuple[Mapping[int, PerSample], float]] = field(default_factory=list)
+    strides: StrideTotals | None = None
     gradient_sum: dict[int, Tensor] = field(default_factory=dict)
     is_complete: bool = True
     is_contradicted: bool = False
@@ -155,19 +159,33 @@ def summarise(
     if "projection_variance" in quantities and sums.forms and sums.num_counted > 1:
         of_samples = _projections(sums, gradient)
         spreads = [spread for cut in partitions.values() for spread in _spreads(of_samples, cut)]
-    loss_value, shares, host_spreads = _on_host(sums, gradient, momenta, loss, quantities, spreads)
+    strides, grams = sums.strides if sums.is_complete else None, dict[int, Tensor]()
+    if strides is not None:
+        strides.pad(sums.num_samples)
+        grams = strides.grams() if _has(quantities, "stride_gram") else grams
+    loss_value, shares, rest = _on_host(sums, gradient, momenta, loss, quantities, [*spreads, *grams.values()])
+    host_spreads, gram_numbers = rest[: len(spreads)], iter(rest[len(spreads) :])
     is_exact = sums.is_complete and not sums.by_chunks and sums.num_counted == sums.num_samples
     if is_exact and _is_contradicted(sums, shares):
         sums.is_contradicted, sums.is_complete = True, False
-    rest = iter(host_spreads)
-    parts = {name: _parts(sums, shares, cut, rest, quantities) for name, cut in partitions.items()}
+    of_parts = iter(host_spreads)
+    parts = {name: _parts(sums, shares, cut, of_parts, quantities) for name, cut in partitions.items()}
+    host_grams = {place: list(islice(gram_numbers, gram.numel())) for place, gram in grams.items()}
     return Statistics(
         loss=loss_value,
         layers=_statistics(sums, parts["layers"]) if "layers" in parts else None,
         groups=tuple(_statistics(sums, parts["groups"]).values()) if "groups" in parts else None,
+        strides=None
+        if strides is None
+        else strides.strides(sums.num_samples, table.names, host_grams, sums.per_sample),
         num_samples=sums.num_samples,
         **parts["total"][None],
     )
+
+
+def _has(quantities: frozenset[str], name: str) -> bool:
+    """Whether a quantity of strides is asked for, of whatever size."""
+    return any(quantity.startswith(f"{name}:") for quantity in quantities)
 
 
 def _statistics(sums: Sums, parts: Mapping[Any, Mapping[str, Any]]) -> dict[Any, LayerStatistics]:
@@ -181,15 +199,15 @@ def _on_host(
     momenta: Sequence[Tensor | None],
     loss: Tensor | float,
     quantities: frozenset[str],
-    spreads: Sequence[Tensor],
+    further: Sequence[Tensor],
 ) -> tuple[float, _Shares, list[float]]:
-    """The loss, the shares and the spreads as numbers: the one point at which the host waits for the device."""
+    """The loss, the shares and further tensors as numbers: the one point at which the host waits for the device."""
     grads = {place: grad for place, grad in enumerate(gradient) if grad is not None}
     norms = _norms(list(grads.values()))
     diagonal = _diagonal(sums, grads) if "diagonal_projection_variance" in quantities else {}
     dots = _dots(grads, momenta) if "momentum_projection" in quantities else {}
     pairs = [tensor for pair in diagonal.values() for tensor in pair]
-    tensors = [torch.as_tensor(loss), *norms, *sums.values, *pairs, *dots.values(), *spreads]
+    tensors = [torch.as_tensor(loss), *norms, *sums.values, *pairs, *dots.values(), *further]
     numbers = iter(_to_host(tensors))
     loss_value = next(numbers)
     shares: _Shares = {"grad": {place: next(numbers) ** 2 for place in grads}, "sample": {}}
@@ -314,7 +332,14 @@ _DERIVED = {"grad_variance": estimators.grad_variance, "noise_scale": estimators
 
 
 def _to_host(numbers: Sequence[Tensor]) -> list[float]:
-    """The values of 0-dim tensors, in one copy from a device."""
-    if numbers[-1].device.type == "cpu":  # nothing to copy, and nothing gained by packing
-        return [number.item() for number in numbers]
-    return torch.stack([number.detach().to(numbers[-1].device, torch.float64) for number in numbers]).tolist()
+    """The values of tensors, flattened, in one copy from a device."""
+    device = numbers[-1].device
+    if device.type != "cpu":
+        return torch.cat([number.detach().to(device, torch.float64).reshape(-1) for number in numbers]).tolist()
+    values: list[float] = []  # nothing to copy, and nothing gained by packing
+    for number in numbers:
+        if number.dim() == 0:
+            values.append(number.item())
+        else:
+            values += number.reshape(-1).tolist()
+    return values

@@ -1,0 +1,164 @@
+"""Sums over strides of whole networks, and the gradients that are selected from them, against the loop."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from gradbatch import Probe
+from gradbatch.errors import InvalidInputError, MeasurementError, UnsupportedLayerError
+from gradbatch.probe.reference import per_sample_gradients
+
+from .networks import NETWORKS, loss_of
+
+SAMPLES = 7
+SIZES = (1, 2, 3, 10)
+
+
+def network(name):
+    case = NETWORKS[name]
+    inputs, targets = case.batch(SAMPLES)
+    model = case.make().double()
+    return model, inputs.double() if inputs.is_floating_point() else inputs, targets
+
+
+def oracle(model, inputs, targets):
+    """Gradients [B, *shape] by the parameters' names."""
+    samples = list(zip(inputs.split(1), targets.split(1), strict=True))
+    rows = per_sample_gradients(model, loss_of, samples)
+    names = [name for name, _ in model.named_parameters()]
+    return {name: torch.stack(own) for name, own in zip(names, zip(*rows, strict=True), strict=True)}
+
+
+def measure(probe, model, inputs, targets, cut):
+    """As the controller does: the mean over the batch, accumulated over its pieces."""
+    model.zero_grad()
+    for batch in zip(inputs.split(cut), targets.split(cut), strict=True):
+        share = len(batch[0]) / len(inputs)
+        with probe.measure(num_samples=len(batch[0]), loss_scale=share):
+            (loss_of(model, batch) * share).backward()
+    return probe.read(reset=False)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("cut", [[7], [2, 5], [4, 1, 2]], ids=str)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_strides_are_the_loop_s_however_the_batch_is_cut(name, cut, size):
+    model, inputs, targets = network(name)
+    gradients = oracle(model, inputs, targets)
+    probe = Probe(model, {f"stride_gram:{size}", f"stride_moments:{size}"})
+    measure(probe, model, inputs, targets, cut)
+    probe.reset()
+    strides = measure(probe, model, inputs, targets, cut).strides  # the engine has learned by now
+    assert strides.keys() == gradients.keys()
+    for parameter, own in gradients.items():
+        pieces, got = own.split(size), strides[parameter]
+        sums = torch.stack([piece.sum(0) for piece in pieces])
+        squares = torch.stack([piece.square().sum(0) for piece in pieces])
+        gram = sums.reshape(len(sums), -1) @ sums.reshape(len(sums), -1).T
+        # Rounding in proportion to the terms of each sum, 1e-9 of them at most.
+        largest = own.abs().max().item()
+        assert got.counts == tuple(map(len, pieces))
+        assert (got.sums * got.scale - sums).abs().max() <= 1e-9 * size * largest
+        assert (got.square_sums * got.scale**2 - squares).abs().max() <= 1e-9 * size * largest**2
+        total = own.square().sum().item()
+        assert (torch.tensor(got.gram, dtype=torch.float64) - gram).abs().max() <= 1e-9 * SAMPLES * total
+
+
+@pytest.mark.parametrize("cut", [[7], [4, 3]], ids=str)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_selected_gradient_is_the_weighted_mean(name, cut):
+    model, inputs, targets = network(name)
+    gradients = oracle(model, inputs, targets)
+    probe = Probe(model, {"stride_gram:3"})
+    measure(probe, model, inputs, targets, cut)
+    first = next(iter(gradients))
+    layers = {parameter.rpartition(".")[0] for parameter in gradients}
+    chosen, of_first = (1, 0, 1), (0.5, 2, 0)
+    selected = probe.select(dict.fromkeys(layers, chosen) | {first: of_first})
+    for parameter, p in model.named_parameters():
+        weights = torch.tensor(of_first if parameter == first else chosen, dtype=torch.float64)
+        weights = weights.repeat_interleave(torch.tensor([3, 3, 1]))
+        own = gradients[parameter]
+        expected = torch.tensordot(weights, own, 1) / weights.sum()
+        assert (selected[p] - expected).abs().max() <= 1e-9 * own.abs().max()
+
+
+def small():
+    model = nn.Linear(3, 2)
+    return model, Probe(model, {"stride_gram:2"})
+
+
+def test_a_layer_without_weights_is_left_out():
+    model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))
+    probe = Probe(model, {"stride_gram:2"})
+    with probe.measure(num_samples=4):
+        model(torch.randn(4, 3)).mean().backward()
+    probe.read(reset=False)
+    assert probe.select({"1": (1, 0)}).keys() == set(model[1].parameters())
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ((1.0,), "1 numbers for the batch's 2 strides of 2 samples"),
+        ((0.0, 0.0), "must select samples"),
+        ((1.0, -1.0), "must select samples"),
+        ((math.nan, 1.0), "must select samples"),
+    ],
+)
+def test_weights_that_select_nothing_are_refused(weights, message):
+    model, probe = small()
+    with probe.measure(num_samples=4):
+        model(torch.randn(4, 3)).mean().backward()
+    probe.read(reset=False)
+    with pytest.raises(InvalidInputError, match=message):
+        probe.select({"": weights})
+
+
+def test_unknown_names_are_refused():
+    model, probe = small()
+    with probe.measure(num_samples=4):
+        model(torch.randn(4, 3)).mean().backward()
+    probe.read(reset=False)
+    with pytest.raises(InvalidInputError, match='"head", which is no layer and no parameter'):
+        probe.select({"head": (1, 1)})
+
+
+def test_selecting_without_strides_is_refused():
+    model, probe = small()
+    with pytest.raises(MeasurementError, match="strides were not measured"):
+        probe.select({"": (1, 1)})
+    with probe.measure(num_samples=4):
+        model(torch.randn(4, 3)).mean().backward()
+    probe.read()
+    with pytest.raises(MeasurementError, match="reset=False"):
+        probe.select({"": (1, 1)})
+
+
+@pytest.mark.parametrize("name", ["stride_gram:0", "stride_gram:x", "stride_norm:4", "stride_gram:-1"])
+def test_strides_of_no_size_are_refused(name):
+    with pytest.raises(InvalidInputError, match=f'"{name}" is unknown: ask for "stride_gram:16"'):
+        Probe(nn.Linear(3, 2), {name})
+
+
+def test_strides_of_two_sizes_are_refused():
+    with pytest.raises(InvalidInputError, match="strides of 4 and 16 samples are asked for at once"):
+        Probe(nn.Linear(3, 2), {"stride_gram:16", "stride_moments:4"})
+
+
+def test_a_part_of_the_samples_has_no_strides():
+    with pytest.raises(InvalidInputError, match="strides are of the whole batch"):
+        Probe(nn.Linear(3, 2), {"stride_gram:4"}, sample_fraction=0.5)
+
+
+def test_a_model_that_mixes_samples_has_no_strides():
+    with pytest.raises(UnsupportedLayerError, match="strides of samples, among which a rule selects"):
+        Probe(nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)), {"stride_gram:4"})
+
+
+def test_strides_cannot_be_had_by_chunks():
+    probe = Probe(nn.Linear(3, 2), {"stride_gram:4"}, estimator="chunks")
+    with pytest.raises(UnsupportedLayerError, match="cannot be measured by chunks"), probe.measure(num_samples=4):
+        pass
