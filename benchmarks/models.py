@@ -21,6 +21,7 @@ class Subject:
 
     model: Callable[[], nn.Module]
     data: Callable[[], Data]
+    is_mlp: bool = False
 
 
 def mlp(*sizes: int) -> nn.Sequential:
@@ -106,8 +107,8 @@ def texts() -> Data:
 
 
 SUBJECTS = {
-    "784-64-10": Subject(partial(mlp, 784, 64, 10), partial(images, 784)),
-    "784-1024-1024-10": Subject(partial(mlp, 784, 1024, 1024, 10), partial(images, 784)),
+    "784-64-10": Subject(partial(mlp, 784, 64, 10), partial(images, 784), is_mlp=True),
+    "784-1024-1024-10": Subject(partial(mlp, 784, 1024, 1024, 10), partial(images, 784), is_mlp=True),
     "cnn": Subject(three_convolutions, partial(images, 1, 28, 28)),
     "transformer": Subject(Transformer, characters),
     "bilstm": Subject(BiLstm, texts),

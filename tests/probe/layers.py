@@ -122,6 +122,66 @@ class Tied(nn.Module):
         return self.head(hidden) if self.by_module else hidden @ self.embedding.weight.T
 
 
+def self_attention(m, x):
+    """Two heads, whose scores have a learned bias for each distance between positions."""
+    positions = torch.arange(x.shape[1])
+    distances = positions[:, None] - positions + x.shape[1] - 1
+    bias = m.table[distances.flatten()].view(*distances.shape, 2).permute(2, 0, 1).contiguous()
+    heads = (x @ m.query).unflatten(-1, (2, -1)).transpose(1, 2)
+    return ((heads @ heads.mT + bias).softmax(-1) @ heads).transpose(1, 2).flatten(2)
+
+
+def grid_attention(m, x):
+    """Scores with a bias for each distance in a grid of two by two."""
+    rows, columns = torch.arange(2).repeat_interleave(2), torch.arange(2).repeat(2)
+    bias = m.table[:, rows[:, None] - rows + 1, columns[:, None] - columns + 1]
+    return (x @ x.mT + bias.sum(0)).softmax(-1) @ x
+
+
+def experts(m, x):
+    """Experts in one product, weighted by a gate."""
+    hidden = torch.einsum("bti,eio->bteo", x, m.weights) + m.biases
+    return torch.einsum("bte,bteo->bto", (x @ m.gate).softmax(-1), torch.tanh(hidden))
+
+
+def layers_as_experts(m, x):
+    hidden = torch.stack([layer(x) for layer in m.layers], -2)
+    return (m.gate(x).softmax(-1)[..., None] * hidden).sum(-2)
+
+
+def squeeze_and_excite(m, x):
+    scale = torch.sigmoid(m.up(torch.tanh(m.down(x.mean((2, 3))))))
+    return x + m.gamma[:, None, None] * x * scale[:, :, None, None]
+
+
+def standardised(m, x):
+    weight = m.weight - m.weight.mean((1, 2, 3), keepdim=True)
+    return F.conv2d(x, weight / (weight.std((1, 2, 3), keepdim=True) + 1e-5), m.bias)
+
+
+def tag_scores(m, x):
+    """What a conditional random field makes of a sequence of tags."""
+    return m.moves[x[:, :-1], x[:, 1:]].sum(1, keepdim=True) + m.start[x[:, :1]]
+
+
+def ensemble(m, x):
+    return torch.baddbmm(m.bias[:, None], x.transpose(0, 1), m.weights, beta=0.5, alpha=2).transpose(0, 1)
+
+
+def ensemble_in_columns(m, x):
+    columns = x.permute(1, 2, 0)
+    return torch.baddbmm(m.bias[..., None], m.weights, columns).permute(2, 0, 1)
+
+
+def filtered(act):
+    """What a function ``(parts, spectrum) -> spectrum`` makes of sequences."""
+    return lambda m, x: torch.fft.irfft(act(m, torch.fft.rfft(x)), n=x.shape[-1])
+
+
+def mixed_channels(m, spectrum):
+    return torch.einsum("bix,iox->box", spectrum, torch.view_as_complex(m.weights))
+
+
 LAYERS = {
     "linear": Case(lambda: nn.Linear(5, 4), noise(5)),
     "linear without bias": Case(lambda: nn.Linear(5, 4, bias=False), noise(5)),
@@ -180,6 +240,15 @@ LAYERS = {
     "prelu": Case(lambda: nn.PReLU(), noise(3, 4)),
     "prelu by channel": Case(lambda: nn.PReLU(3), noise(3, 4)),
     "bilinear": Case(lambda: Apply(lambda m, x: m.inner(x[:, :3], x[:, 3:]), inner=nn.Bilinear(3, 2, 4)), noise(5)),
+    "bilinear on a sequence": Case(
+        lambda: Apply(lambda m, x: m.inner(x[..., :3], x[..., 3:]), inner=nn.Bilinear(3, 2, 4)), noise(6, 5)
+    ),
+    "bilinear of one output": Case(
+        lambda: Apply(lambda m, x: m.inner(x[:, :3], x[:, 3:]), inner=nn.Bilinear(3, 2, 1)), noise(5)
+    ),
+    "bilinear by einsum": Case(
+        lambda: Apply(lambda m, x: torch.einsum("bi,oij,bj->bo", x, m.weight, x), weight=parameter(3, 4, 4)), noise(4)
+    ),
     "attention": Case(lambda: Apply(attention, inner=nn.MultiheadAttention(6, 2, batch_first=True)), noise(4, 6)),
     "attention, sequence first": Case(
         lambda: sequence_first(Apply(attention, inner=nn.MultiheadAttention(6, 2))), noise(4, 6)
@@ -204,6 +273,12 @@ LAYERS = {
         lambda: recurrent(nn.LSTM(4, 3, 2, batch_first=True, bidirectional=True, bias=False)), noise(5, 4)
     ),
     "lstm with projection": Case(lambda: recurrent(nn.LSTM(4, 3, batch_first=True, proj_size=2)), noise(5, 4)),
+    "cells": Case(
+        lambda: Apply(
+            lambda m, x: m.gru(*m.lstm(x[:, 0], m.lstm(x[:, 1]))), lstm=nn.LSTMCell(4, 3), gru=nn.GRUCell(3, 3)
+        ),
+        noise(2, 4),
+    ),
     "last state of a gru": Case(lambda: last_states(nn.GRU(4, 3, batch_first=True)), noise(5, 4)),
     "last states of an lstm": Case(lambda: last_states(nn.LSTM(4, 3, 2, batch_first=True)), noise(5, 4)),
     "packed lstm of full length": Case(lambda: packed(nn.LSTM(4, 3, batch_first=True), full_length), noise(5, 4)),
@@ -217,10 +292,85 @@ LAYERS = {
     ),
     "bare exponent": Case(lambda: Apply(lambda m, x: x.abs() ** m.power, power=parameter(4)), noise(3, 4)),
     "bare temperature": Case(lambda: Apply(lambda m, x: x / m.log.exp(), log=parameter()), noise(4)),
+    "bare divisor and minuend": Case(
+        lambda: Apply(
+            lambda m, x: torch.rsub(x / m.scale, m.minuend, alpha=2), scale=parameter(4), minuend=parameter(3, 1)
+        ),
+        noise(3, 4),
+    ),
+    "bare dividend": Case(lambda: Apply(lambda m, x: m.top / (1 + x.abs()), top=parameter(4)), noise(3, 4)),
+    "bare blend": Case(
+        lambda: Apply(lambda m, x: torch.lerp(m.start, x, m.share), start=parameter(4), share=parameter(3, 1)),
+        noise(3, 4),
+    ),
+    "bare vector": Case(lambda: Apply(lambda m, x: (x @ m.vector)[:, None], vector=parameter(4)), noise(4)),
     "bare matrix": Case(
         lambda: Apply(lambda m, x: x @ m.matrix @ m.other, matrix=parameter(5, 4), other=parameter(4)), noise(3, 5)
     ),
     "matrix from the left": Case(lambda: Apply(lambda m, x: (m.matrix @ x.T).T, matrix=parameter(4, 5)), noise(5)),
+    "matrix from the left of a grid": Case(
+        lambda: Apply(lambda m, x: m.matrix @ x, matrix=parameter(2, 3)), noise(2, 3, 4)
+    ),
+    "matrix across positions": Case(
+        lambda: Apply(lambda m, x: torch.einsum("btc,ts->bsc", x, m.matrix), matrix=parameter(3, 5)), noise(3, 4)
+    ),
+    "scaled addmm": Case(
+        lambda: Apply(
+            lambda m, x: torch.addmm(m.bias, x, m.matrix, beta=2, alpha=0.5), bias=parameter(5), matrix=parameter(4, 5)
+        ),
+        noise(4),
+    ),
+    "ensemble": Case(lambda: Apply(ensemble, bias=parameter(2, 5), weights=parameter(2, 4, 5)), noise(2, 4)),
+    "ensemble in columns": Case(
+        lambda: Apply(ensemble_in_columns, bias=parameter(2, 5), weights=parameter(2, 5, 4)), noise(2, 4)
+    ),
+    "learned scores": Case(
+        lambda: Apply(lambda m, x: torch.baddbmm(m.scores, x, x.mT, beta=0.5, alpha=2) @ x, scores=parameter(3, 3)),
+        noise(3, 4),
+    ),
+    "matrices broadcast over heads": Case(
+        lambda: Apply(lambda m, x: x @ m.heads, heads=parameter(2, 4, 5)), noise(2, 3, 4)
+    ),
+    "heads joined": Case(
+        lambda: Apply(lambda m, x: torch.einsum("bhto,hoi->bti", x, m.heads), heads=parameter(2, 4, 3)), noise(2, 3, 4)
+    ),
+    "low-rank adapter": Case(
+        lambda: Apply(
+            lambda m, x: m.base(x) + x @ m.down @ m.up * 2,
+            base=nn.Linear(4, 5),
+            down=parameter(4, 2),
+            up=parameter(2, 5),
+        ),
+        noise(3, 4),
+    ),
+    "experts": Case(
+        lambda: Apply(experts, gate=parameter(4, 3), weights=parameter(3, 4, 5), biases=parameter(3, 5)), noise(3, 4)
+    ),
+    "layers as experts": Case(
+        lambda: Apply(layers_as_experts, gate=nn.Linear(4, 3), layers=nn.ModuleList(nn.Linear(4, 5) for _ in range(3))),
+        noise(3, 4),
+    ),
+    "squeeze and excite": Case(
+        lambda: Apply(squeeze_and_excite, down=nn.Linear(3, 2), up=nn.Linear(2, 3), gamma=parameter(3)), noise(3, 4, 4)
+    ),
+    "standardised conv2d": Case(
+        lambda: Apply(standardised, weight=parameter(3, 2, 3, 3), bias=parameter(3)), noise(2, 5, 4)
+    ),
+    "filter of frequencies": Case(
+        lambda: Apply(filtered(lambda m, x: x * torch.view_as_complex(m.filter)), filter=parameter(3, 2)), noise(2, 4)
+    ),
+    "real filter of frequencies": Case(
+        lambda: Apply(filtered(lambda m, x: x * m.filter + m.shift), filter=parameter(3), shift=parameter(2, 1)),
+        noise(2, 4),
+    ),
+    "channels mixed by frequency": Case(
+        lambda: Apply(filtered(mixed_channels), weights=parameter(2, 3, 3, 2)), noise(2, 4)
+    ),
+    "vector of frequencies": Case(
+        lambda: Apply(filtered(lambda m, x: x.mT @ torch.view_as_complex(m.vector)), vector=parameter(2, 2)),
+        noise(2, 4),
+    ),
+    "prototypes": Case(lambda: Apply(lambda m, x: torch.cdist(x, m.rows), rows=parameter(6, 4)), noise(3, 4)),
     "matrix for each head": Case(
         lambda: Apply(lambda m, x: torch.einsum("bhi,hio->bho", x, m.heads), heads=parameter(2, 5, 3)), noise(2, 5)
     ),
@@ -232,6 +382,38 @@ LAYERS = {
         ),
         noise(3, 4),
     ),
+    "class token repeated": Case(
+        lambda: Apply(
+            lambda m, x: torch.tanh(torch.cat([m.token.repeat(len(x), 2, 1), x], 1)), token=parameter(1, 1, 4)
+        ),
+        noise(3, 4),
+    ),
+    "repeated, sequence first": Case(
+        lambda: sequence_first(
+            Apply(lambda m, x: torch.tanh(m.start.repeat(1, x.shape[1], 2) + x), start=parameter(3, 1, 2))
+        ),
+        noise(3, 4),
+    ),
+    "tiled": Case(
+        lambda: Apply(
+            lambda m, x: torch.tanh(m.tile.repeat(2 * len(x), 2) + x.flatten(0, 1)).view_as(x), tile=parameter(3, 2)
+        ),
+        noise(6, 4),
+    ),
+    "mask token": Case(
+        lambda: Apply(lambda m, x: torch.tanh(torch.where(x[..., :1] > 0, m.token, x)), token=parameter(4)), noise(3, 4)
+    ),
+    "positions cut": Case(
+        lambda: Apply(lambda m, x: torch.tanh(x + m.places[: x.shape[1]]), places=parameter(6, 4)), noise(3, 4)
+    ),
+    "positions picked": Case(
+        lambda: Apply(lambda m, x: torch.tanh(x + m.places[torch.tensor([0, 2, 2])]), places=parameter(4, 4)),
+        noise(3, 4),
+    ),
+    "relative positions": Case(
+        lambda: Apply(self_attention, query=parameter(4, 4), table=parameter(7, 2)), noise(4, 4)
+    ),
+    "relative positions in a grid": Case(lambda: Apply(grid_attention, table=parameter(2, 3, 3)), noise(4, 3)),
     "learned positions": Case(
         lambda: Apply(
             lambda m, x: m.words(x) + m.places(torch.arange(x.shape[1])),
@@ -245,6 +427,35 @@ LAYERS = {
         noise(3, 4),
     ),
     "picked rows": Case(lambda: Apply(lambda m, x: m.table[x], table=parameter(VOCABULARY, 4)), ids(3)),
+    "picked numbers": Case(lambda: Apply(lambda m, x: m.table[x], table=parameter(VOCABULARY)), ids(3)),
+    "picked matrices": Case(lambda: Apply(lambda m, x: m.table[x - 3], table=parameter(VOCABULARY, 2, 3)), ids(3)),
+    "picked pairs": Case(
+        lambda: Apply(tag_scores, moves=parameter(VOCABULARY, VOCABULARY), start=parameter(VOCABULARY)), ids(4)
+    ),
+    "picked for each position": Case(
+        lambda: Apply(lambda m, x: m.table[x, torch.arange(3)], table=parameter(VOCABULARY, 3, 2)), ids(3)
+    ),
+    "picked columns": Case(
+        lambda: Apply(lambda m, x: m.table[:, x].transpose(0, 1), table=parameter(2, VOCABULARY)), ids(3)
+    ),
+    "selected rows": Case(
+        lambda: Apply(lambda m, x: m.table.index_select(0, x), table=parameter(VOCABULARY, 4)), ids()
+    ),
+    "selected matrices": Case(
+        lambda: Apply(
+            lambda m, x: m.table.index_select(0, x.flatten()).unflatten(0, x.shape), table=parameter(VOCABULARY, 2, 3)
+        ),
+        ids(3),
+    ),
+    "selected columns": Case(
+        lambda: Apply(lambda m, x: m.table.index_select(-1, x).T, table=parameter(4, VOCABULARY)), ids()
+    ),
+    "gathered numbers": Case(
+        lambda: Apply(lambda m, x: m.table.gather(-1, x)[:, None], table=parameter(VOCABULARY)), ids()
+    ),
+    "gathered by column": Case(
+        lambda: Apply(lambda m, x: m.table.gather(0, x), table=parameter(VOCABULARY, 3)), ids(3)
+    ),
     "weight norm": Case(lambda: parametrizations.weight_norm(nn.Linear(5, 4)), noise(3, 5)),
     "spectral norm": Case(lambda: parametrizations.spectral_norm(nn.Conv2d(2, 3, 3)).eval(), noise(2, 5, 4)),
     "orthogonal": Case(orthogonal, noise(6)),

@@ -19,6 +19,7 @@ MOMENTS = {
     "weighted_sum": lambda form, a: moments.weighted_sum(form, a.weights),
     "stride_sums": lambda form, a: strides.stride_sums(form, *a.stride),
     "stride_square_sums": lambda form, a: strides.stride_square_sums(form, *a.stride),
+    "stride_gram": lambda form, a: strides.stride_gram(form, a.stride[0]),
 }
 DEFINITIONS = {
     "sqnorms": lambda g, a: torch.einsum("bvd,bvd->b", g, g),
@@ -28,6 +29,7 @@ DEFINITIONS = {
     "weighted_sum": lambda g, a: torch.einsum("bvd,b->vd", g, a.weights),
     "stride_sums": lambda g, a: torch.einsum("kb,bvd->kvd", a.strides, g),
     "stride_square_sums": lambda g, a: torch.einsum("kb,bvd,bvd->kvd", a.strides, g, g),
+    "stride_gram": lambda g, a: torch.einsum("kb,bvd,cvd,lc->kl", a.whole_strides, g, g, a.whole_strides),
 }
 
 
@@ -56,9 +58,14 @@ class Arguments:
 
     @property
     def strides(self):
-        size, lead = self.stride
-        owners = (torch.arange(len(self.weights)) + lead) // size
-        return torch.nn.functional.one_hot(owners).T.to(self.weights)
+        return self.owned_by((torch.arange(len(self.weights)) + self.stride[1]) // self.stride[0])
+
+    @property
+    def whole_strides(self):
+        return self.owned_by(torch.arange(len(self.weights)) // self.stride[0])
+
+    def owned_by(self, strides):
+        return torch.nn.functional.one_hot(strides).T.to(self.weights)
 
     def abs(self):
         return Arguments(self.direction.abs(), self.weights.abs(), self.stride)

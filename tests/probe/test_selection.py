@@ -31,12 +31,13 @@ def oracle(model, inputs, targets):
     return {name: torch.stack(own) for name, own in zip(names, zip(*rows, strict=True), strict=True)}
 
 
-def measure(probe, model, inputs, targets, cut):
+def measure(probe, model, inputs, targets, cut, announced=True):
     """As the controller does: the mean over the batch, accumulated over its pieces."""
     model.zero_grad()
-    for batch in zip(inputs.split(cut), targets.split(cut), strict=True):
+    for number, batch in enumerate(zip(inputs.split(cut), targets.split(cut), strict=True)):
         share = len(batch[0]) / len(inputs)
-        with probe.measure(num_samples=len(batch[0]), loss_scale=share):
+        is_part = announced and number + 1 < len(cut)
+        with probe.measure(num_samples=len(batch[0]), loss_scale=share, is_part=is_part):
             (loss_of(model, batch) * share).backward()
     return probe.read(reset=False)
 
@@ -66,13 +67,17 @@ def test_strides_are_the_loop_s_however_the_batch_is_cut(name, cut, size):
         assert (torch.tensor(got.gram, dtype=torch.float64) - gram).abs().max() <= 1e-9 * SAMPLES * total
 
 
-@pytest.mark.parametrize("cut", [[7], [4, 3]], ids=str)
+@pytest.mark.parametrize(("cut", "announced"), [([7], True), ([4, 3], True), ([4, 3], False)], ids=str)
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_selected_gradient_is_the_weighted_mean(name, cut):
+def test_the_selected_gradient_is_the_weighted_mean(name, cut, announced):
     model, inputs, targets = network(name)
     gradients = oracle(model, inputs, targets)
     probe = Probe(model, {"stride_gram:3"})
-    measure(probe, model, inputs, targets, cut)
+    strides = measure(probe, model, inputs, targets, cut, announced).strides
+    for parameter, own in gradients.items():
+        sums = torch.stack([piece.sum(0).flatten() for piece in own.split(3)])
+        gram = torch.tensor(strides[parameter].gram, dtype=torch.float64)
+        assert (gram - sums @ sums.T).abs().max() <= 1e-9 * SAMPLES * own.square().sum()
     first = next(iter(gradients))
     layers = {parameter.rpartition(".")[0] for parameter in gradients}
     chosen, of_first = (1, 0, 1), (0.5, 2, 0)

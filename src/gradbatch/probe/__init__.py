@@ -1,7 +1,10 @@
 """The gradient-statistics engine: moments out of the ordinary backward pass."""
 
 from gradbatch.probe import convolution as _convolution  # operations are found by being entered
+from gradbatch.probe import elementwise as _elementwise
+from gradbatch.probe import lookups as _lookups
 from gradbatch.probe import normalisation as _normalisation
+from gradbatch.probe import products as _products
 from gradbatch.probe import recurrent as _recurrent
 from gradbatch.probe.comparison import Comparison, check
 from gradbatch.probe.own_layers import register_formula
@@ -9,4 +12,4 @@ from gradbatch.probe.probe import Estimator, Measurement, Probe
 
 __all__ = ["Comparison", "Estimator", "Measurement", "Probe", "check", "register_formula"]
 
-del _convolution, _normalisation, _recurrent
+del _convolution, _elementwise, _lookups, _normalisation, _products, _recurrent

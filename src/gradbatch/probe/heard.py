@@ -25,7 +25,8 @@ class Plan:
         second_moments: Compute elementwise second moments.
         keep_forms: Keep the per-sample gradients in their forms.
         by_gram: How norms of sums over positions are computed, see `sqnorms`.
-        stride: Samples in a stride, over each of which the gradients are summed; 0 for no such sums.
+        stride: Samples in a stride; 0 where nothing is asked of strides.
+        sum_strides: Sum the gradients over each stride.
         stride_squares: Sum the gradients' squares over them, too.
         lead: Samples of this pass's first stride that were in earlier passes.
         is_announced: Our own pass will be announced (`Listener.is_own`), with its loss; else it is known by where it
@@ -41,6 +42,7 @@ class Plan:
     keep_forms: bool
     by_gram: bool | None
     stride: int
+    sum_strides: bool
     stride_squares: bool
     lead: int
     is_announced: bool
@@ -97,7 +99,7 @@ class Heard:
             self.methods[place] = method(form, plan.by_gram)
         if plan.second_moments:
             self.second_moments[place] = second_moment(form)
-        if plan.stride:
+        if plan.sum_strides:
             self.stride_sums[place] = stride_sums(form, plan.stride, plan.lead)
         if plan.stride_squares:
             self.stride_square_sums[place] = stride_square_sums(form, plan.stride, plan.lead)

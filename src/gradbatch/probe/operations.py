@@ -1,10 +1,11 @@
 r"""What each operation of autograd's graph says about the parameters that enter it.
 
 A parameter meets the samples in an operation: a product, a convolution, a look-up, a sum. From the operation's output
-gradient and what autograd saved for its backward, each function here makes the per-sample gradients of the operands
-asked for. Nothing is computed anew that could come out differently, such as a dropout mask.
+gradient and what autograd saved for its backward, a function for each makes the per-sample gradients of the operands
+asked for. Nothing is computed anew that could come out differently, such as a dropout mask. The functions are in the
+modules beside this one, by family; an operation without one is taken apart by its own backward.
 
-Letters: B samples, T positions of each, I inputs, O outputs, C channels, V rows of a table, D numbers in a row.
+Letters: B samples, T positions of each, O outputs.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch.autograd.graph import Node
 from torch.utils.checkpoint import GraphExecGroup
 
-from gradbatch.probe.forms import MAX_KEPT, Dense, Lookup, Outer, OuterSum, PerSample, Rows
+from gradbatch.probe.forms import MAX_KEPT, Dense, PerSample, Rows
 from gradbatch.probe.layout import Folded, Layout
 from gradbatch.probe.nodes import UnknownOperationError, output_shape, saved, sent_back
 
@@ -25,6 +26,7 @@ __all__ = [
     "OPERATIONS",
     "Call",
     "Operation",
+    "any_operation",
     "check_size",
     "operation",
     "per_sample_gradients",
@@ -167,139 +169,6 @@ def reduced(call: Call, grad: Tensor, shape: torch.Size) -> Dense:
     if summed:
         by_sample = by_sample.sum(summed)
     return Dense(Rows(by_sample.reshape(len(by_sample), -1)), shape)
-
-
-@operation("MmBackward0", "AddmmBackward0")
-def matrix_product(call: Call) -> dict[int, PerSample]:
-    """A matrix that multiplies the samples from the right, or from the left with the samples in columns; an addend."""
-    is_sum = call.node.name() == "AddmmBackward0"
-    right = 2 if is_sum else 1
-    forms: dict[int, PerSample] = {}
-    for place in call.operands:
-        if place == right - 2:
-            beta = saved(call.node, "beta")
-            forms[place] = reduced(call, call.grad if beta == 1 else call.grad * beta, call.shape(place))
-            continue
-        if call.axis != right - place:
-            raise UnknownOperationError(f"{call.node.name()} has the samples along an axis of the parameter")
-        other = call.saved("mat2" if place != right else "mat1" if is_sum else "self")
-        alpha = saved(call.node, "alpha") if is_sum else 1
-        grads, others = call.rows, Rows(call.by_sample(other if alpha == 1 else other * alpha))
-        forms[place] = _product(others, grads) if place == right else _product(grads, others)
-    return forms
-
-
-def _product(left: Rows, right: Rows) -> PerSample:
-    """The outer products of two factors [B, N], or their sums over positions [B, T, N]."""
-    if left.tensor.dim() == 2:
-        return Outer(left, right)
-    shape = torch.Size((left.tensor.shape[2], right.tensor.shape[2]))
-    return OuterSum(left.tensor[:, None], right.tensor[:, None], shape)
-
-
-@operation("BmmBackward0")
-def batched_product(call: Call) -> dict[int, PerSample]:
-    """Several matrices, each of which multiplies its own share of the samples' vectors."""
-    forms: dict[int, PerSample] = {}
-    for place in call.operands:
-        if call.axis != 2 - (place == 1):
-            raise UnknownOperationError("BmmBackward0 has the samples along an axis of the parameter")
-        # [B, (T,) G, N] -> [B, G, T, N]
-        others, grads = (
-            _by_group(call.by_sample(side)) for side in (call.saved("self" if place else "mat2"), call.grad)
-        )
-        sides = (others, grads) if place else (grads, others)
-        forms[place] = OuterSum(*sides, call.shape(place))
-    return forms
-
-
-def _by_group(tensor: Tensor) -> Tensor:
-    """[B, G, N] or [B, T, G, N] as [B, G, T, N]."""
-    return tensor[:, :, None] if tensor.dim() == 3 else tensor.transpose(1, 2)
-
-
-@operation("EmbeddingBackward0")
-def look_up(call: Call) -> dict[int, PerSample]:
-    """Rows of a table, one for each position."""
-    if call.saved("scale_grad_by_freq"):
-        raise UnknownOperationError("`scale_grad_by_freq` counts over all samples of a batch")
-    ids, grad = call.saved("indices"), call.grad
-    grad = call.by_sample(grad.reshape(*ids.shape, grad.shape[-1]))
-    ids = call.by_sample(ids)
-    ids, grad = ids.reshape(len(ids), -1), grad.reshape(len(grad), -1, grad.shape[-1])
-    padding = call.saved("padding_idx")
-    if 0 <= padding < call.shape(0)[0]:  # a number without a sign stands for none
-        grad = grad.masked_fill((ids == padding)[..., None], 0)
-    return {0: Lookup(ids, grad, call.shape(0))}
-
-
-@operation("EmbeddingBagBackward0")
-def look_up_bags(call: Call) -> dict[int, PerSample]:
-    """Sums or means of a table's rows, one bag for each output."""
-    mode = call.saved("mode")
-    if mode == 2 or call.saved("scale_grad_by_freq") or list(call.operands) != [0]:
-        return any_operation(call)
-    vocabulary, width = call.shape(0)
-    ids, offsets, weights = call.saved("indices"), call.saved("offsets"), call.saved("per_sample_weights")
-    padding = call.saved("padding_idx")
-    counts = offsets.to(torch.long).diff(append=offsets.new_tensor([len(ids)]).long())[: len(call.grad)]
-    bags = torch.repeat_interleave(torch.arange(len(counts), device=ids.device), counts)
-    factors = torch.ones_like(ids, dtype=call.grad.dtype) if weights is None else weights.to(call.grad.dtype)
-    if padding is not None and 0 <= padding < vocabulary:
-        factors = factors * (ids != padding)
-    if mode == 1:
-        sizes = torch.zeros_like(counts).index_add_(0, bags, (ids != padding).long())
-        factors = factors / sizes.clamp(min=1)[bags]
-    # Bags of unequal size become rows of one length; what fills them up counts nothing.
-    places = torch.arange(len(ids), device=ids.device) - offsets.long()[bags]
-    shape = len(counts), int(counts.max())  # waits for the device
-    table, scale = ids.new_zeros(shape), factors.new_zeros(shape)
-    table[bags, places], scale[bags, places] = ids, factors
-    grad = call.grad[:, None] * scale[..., None]
-    table, grad = call.by_sample(table), call.by_sample(grad)
-    return {0: Lookup(table.reshape(len(table), -1), grad.reshape(len(grad), -1, width), call.shape(0))}
-
-
-@operation("IndexBackward0")
-def index_rows(call: Call) -> dict[int, PerSample]:
-    """Rows of a parameter, picked by one tensor of indices."""
-    indices, shape = call.saved("indices"), call.shape(0)
-    if len(indices) != 1 or indices[0] is None or indices[0].dtype == torch.bool or len(shape) < 2:
-        return any_operation(call)
-    ids = call.by_sample(indices[0] % shape[0])
-    grad = call.by_sample(call.grad)
-    ids = ids.reshape(len(ids), -1)
-    form = Lookup(ids, grad.reshape(*ids.shape, -1), torch.Size((shape[0], shape[1:].numel())))
-    if len(shape) == 2:
-        return {0: form}
-    raise UnknownOperationError("IndexBackward0 picks from a parameter of more than two axes")
-
-
-@operation("AddBackward0", "ExpandBackward0")
-def broadcast(call: Call) -> dict[int, PerSample]:
-    """An addend, or a parameter repeated for each sample."""
-    forms: dict[int, PerSample] = {}
-    for place in call.operands:
-        scale = call.saved("alpha") if place == 1 else 1
-        forms[place] = reduced(call, call.grad if scale == 1 else call.grad * scale, call.shape(place))
-    return forms
-
-
-@operation("RepeatBackward0")
-def repeat(call: Call) -> dict[int, PerSample]:
-    """A parameter tiled along the leading axis, once for each sample (an instance norm's scale)."""
-    shape = call.shape(0)
-    grad = call.by_sample(call.grad)
-    if call.axis or grad.shape[1:] != shape:
-        return any_operation(call)
-    return {0: Dense(Rows(grad.reshape(len(grad), -1)), shape)}
-
-
-@operation("MulBackward0")
-def elementwise_product(call: Call) -> dict[int, PerSample]:
-    """A factor."""
-    names = {0: "other", 1: "self"}
-    return {place: reduced(call, call.grad * call.saved(names[place]), call.shape(place)) for place in call.operands}
 
 
 def _is_elementwise(call: Call, place: int, part: Tensor) -> bool:

@@ -56,8 +56,9 @@ class Probe:
 
     Besides what training holds, at most 4 MiB of per-sample gradients exist at a time (in single precision; always
     one sample's). ``projection_variance`` needs the mean gradient before the samples', so that what the operations
-    hold is kept to the end of the batch; ``diagonal_projection_variance`` keeps one number for each parameter, strides
-    one for each parameter and stride (moments: two).
+    hold is kept to the end of the batch, as it is for the strides of a batch in one pass; ``diagonal_projection_variance``
+    keeps one number for each parameter, the strides of a batch in several passes one for each parameter and stride, and
+    ``stride_moments`` two.
 
     Args:
         model: The model, which is called as a whole; its output, or a part of it, has the samples along its leading
@@ -143,7 +144,13 @@ class Probe:
         self._stride = _stride_of(self._quantities)
 
     def measure(
-        self, *, num_samples: int, loss_scale: float = 1.0, weight: float | None = None, keep_gradient: bool = True
+        self,
+        *,
+        num_samples: int,
+        loss_scale: float = 1.0,
+        weight: float | None = None,
+        keep_gradient: bool = True,
+        is_part: bool = False,
     ) -> "Measurement":
         """Listen to one forward and backward pass.
 
@@ -154,6 +161,8 @@ class Probe:
             weight: What the loss is a mean over, where that is not the samples: the number of tokens, say. Passes
                 count by it in the mean over the batch.
             keep_gradient: Keep a sum of the gradient for `read`. Without it `read` must be given the gradient.
+            is_part: Whether more passes of the same batch follow. Strides are then summed at once, and what the layers
+                were given need not be kept until they come.
 
         Returns:
             A context for the pass. Several before one `read` accumulate.
@@ -168,7 +177,8 @@ class Probe:
             )
         if self._open is not None:
             raise MeasurementError("a measurement is still open: leave its `with` block before the next one")
-        return Measurement(self, num_samples, loss_scale, num_samples if weight is None else weight, keep_gradient)
+        weight = num_samples if weight is None else weight
+        return Measurement(self, num_samples, loss_scale, weight, keep_gradient, is_part)
 
     def read(
         self,
@@ -240,7 +250,7 @@ class Probe:
             raise InvalidInputError(f'`weights` names "{unknown[0]}", which is no layer and no parameter observed')
         sums.strides.pad(sums.num_samples)
         selected: dict[nn.Parameter, Tensor] = {}
-        for place in sums.strides.sums:
+        for place in sums.strides.places:
             own = weights.get(table.names[place], weights.get(table.layers[place]))
             if own is not None:
                 mean = sums.strides.mean(place, own, sums.num_samples)
@@ -260,6 +270,8 @@ class Probe:
             )
         learn = by_layers and measurement.num_samples > 1 and self._num_measured + 1 >= self._next_check
         samples = measurement.num_samples
+        has_moments = f"stride_moments:{self._stride}" in self._quantities
+        sum_strides = self._stride > 0 and (has_moments or measurement.is_part or self._sums.num_passes > 0)
         self._listener.begin(
             Plan(
                 num_samples=samples,
@@ -268,10 +280,11 @@ class Probe:
                 learn=learn,
                 keep_grads=learn or measurement.keep_gradient,
                 second_moments="diagonal_projection_variance" in self._quantities,
-                keep_forms="projection_variance" in self._quantities,
+                keep_forms="projection_variance" in self._quantities or (self._stride > 0 and not sum_strides),
                 by_gram=self._by_gram,
                 stride=self._stride,
-                stride_squares=f"stride_moments:{self._stride}" in self._quantities,
+                sum_strides=sum_strides,
+                stride_squares=has_moments,
                 lead=self._sums.num_samples % self._stride if self._stride else 0,
                 is_announced=is_announced,
             )
@@ -316,9 +329,8 @@ class Probe:
             sums.add_second_moments(heard.second_moments, per_unit**2 * share)
             if plan.stride:
                 sums.strides = sums.strides or StrideTotals(plan.stride)
-                before = sums.num_samples - plan.num_samples
-                sums.strides.add(before, heard.stride_sums, heard.stride_square_sums, per_unit)
-            if heard.forms:
+                sums.strides.add(sums.num_samples - plan.num_samples, heard, per_unit)
+            if heard.forms and "projection_variance" in self._quantities:
                 sums.forms.append((heard.forms, per_unit))
         if measurement.keep_gradient:
             sums.add_gradient(heard.grads, per_unit)
@@ -338,12 +350,15 @@ class Probe:
 class Measurement:
     """The context of one measured pass; see `Probe.measure`."""
 
-    def __init__(self, probe: Probe, num_samples: int, loss_scale: float, weight: float, keep_gradient: bool) -> None:
+    def __init__(
+        self, probe: Probe, num_samples: int, loss_scale: float, weight: float, keep_gradient: bool, is_part: bool
+    ) -> None:
         self._probe = probe
         self.num_samples = num_samples
         self.loss_scale = loss_scale
         self.weight = weight
         self.keep_gradient = keep_gradient
+        self.is_part = is_part
         self._listener: Listener | None = None
         self._is_announced = False
 

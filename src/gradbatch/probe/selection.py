@@ -13,6 +13,10 @@ from torch import Tensor
 
 from gradbatch._types import Strides
 from gradbatch.errors import InvalidInputError
+from gradbatch.probe.forms import PerSample
+from gradbatch.probe.heard import Heard
+from gradbatch.probe.moments import weighted_sum
+from gradbatch.probe.strides import gram, stride_gram, stride_sums
 
 __all__ = ["StrideTotals"]
 
@@ -21,35 +25,46 @@ __all__ = ["StrideTotals"]
 class StrideTotals:
     """What the passes of one batch say of its strides, by the parameters' places.
 
+    A batch in one pass keeps the forms of its per-sample gradients, from which inner products and means can be had
+    without the sums, which are large. Several passes add up, and so must be summed.
+
     Attributes:
         size: Samples in each stride but the last.
         scale: Factor that makes the sums those of samples' gradients; the squares want it twice.
+        forms: The per-sample gradients over ``scale`` of the only pass so far, where they are not summed.
         sums: $S_j$ over ``scale``, [k, *shape].
         square_sums: Elementwise sums of squares within each stride, over its square, [k, *shape], where asked for.
     """
 
     size: int
     scale: float = 0.0
+    forms: Mapping[int, PerSample] = field(default_factory=dict)
     sums: dict[int, Tensor] = field(default_factory=dict)
     square_sums: dict[int, Tensor] = field(default_factory=dict)
 
-    def add(
-        self, first_sample: int, sums: Mapping[int, Tensor], square_sums: Mapping[int, Tensor], scale: float
-    ) -> None:
+    def add(self, first_sample: int, heard: Heard, scale: float) -> None:
         """Add one more pass.
 
         Args:
             first_sample: Samples of the batch in earlier passes.
-            sums: What it gave for the strides from that of ``first_sample`` on.
-            square_sums: The same of squares.
+            heard: What it said.
             scale: Factor that makes its sums those of samples' gradients.
         """
         self.scale = self.scale or scale
+        if not first_sample and not heard.stride_sums:
+            self.forms = heard.forms
+            return
+        self._sum_up()
         first, factor = first_sample // self.size, scale / self.scale
-        for place, rows in sums.items():
+        for place, rows in heard.stride_sums.items():
             self.sums[place] = _joined(self.sums.get(place), rows, first, factor)
-        for place, rows in square_sums.items():
+        for place, rows in heard.stride_square_sums.items():
             self.square_sums[place] = _joined(self.square_sums.get(place), rows, first, factor**2)
+
+    def _sum_up(self) -> None:
+        """Take the forms of the first pass into the sums."""
+        self.sums |= {place: stride_sums(form, self.size) for place, form in self.forms.items()}
+        self.forms = {}
 
     def counts(self, num_samples: int) -> tuple[int, ...]:
         """Samples $n_j$ in each stride of a batch of ``num_samples``."""
@@ -62,10 +77,15 @@ class StrideTotals:
             for place, rows in totals.items():
                 totals[place] = _padded(rows, count)
 
+    @property
+    def places(self) -> list[int]:
+        """The parameters that were used."""
+        return list(self.forms or self.sums)
+
     def grams(self) -> dict[int, Tensor]:
         """Inner products of the sums, [k, k], without the scale."""
-        flats = {place: rows.reshape(len(rows), -1) for place, rows in self.sums.items()}
-        return {place: flat @ flat.mT for place, flat in flats.items()}
+        of_forms = {place: stride_gram(form, self.size) for place, form in self.forms.items()}
+        return of_forms or {place: gram(rows) for place, rows in self.sums.items()}
 
     def strides(
         self, num_samples: int, names: Sequence[str], grams: Mapping[int, Sequence[float]], per_sample: float
@@ -91,7 +111,7 @@ class StrideTotals:
                 square_sums=self.square_sums[place] if has_moments else None,
                 scale=scale,
             )
-            for place in self.sums
+            for place in self.places
         }
 
     def mean(self, place: int, weights: Sequence[float], num_samples: int) -> Tensor:
@@ -108,7 +128,7 @@ class StrideTotals:
         Raises:
             InvalidInputError: If there is not one weight for each stride, or their sum is not positive.
         """
-        counts, sums = self.counts(num_samples), self.sums[place]
+        counts = self.counts(num_samples)
         if len(weights) != len(counts):
             raise InvalidInputError(
                 f"`weights` has {len(weights)} numbers for the batch's {len(counts)} strides of {self.size} samples: "
@@ -117,8 +137,13 @@ class StrideTotals:
         total = math.fsum(weight * count for weight, count in zip(weights, counts, strict=True))
         if not 0 < total < math.inf:
             raise InvalidInputError(f"`weights` must select samples, got {list(weights)}: give one above 0")
-        shares = torch.tensor([weight / total for weight in weights], dtype=sums.dtype, device=sums.device)
-        return torch.tensordot(shares, sums, 1)
+        shares = [weight / total for weight in weights]
+        if place in self.sums:
+            sums = self.sums[place]
+            return torch.tensordot(sums.new_tensor(shares), sums, 1)
+        form = self.forms[place]
+        like = next(tensor for tensor in form.held() if tensor.is_floating_point())
+        return weighted_sum(form, like.new_tensor([w for w, n in zip(shares, counts, strict=True) for _ in range(n)]))
 
 
 def _joined(total: Tensor | None, rows: Tensor, first: int, factor: float) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 from gradbatch.probe.forms import Dense, Lookup, Outer, OuterSum, PerSample, Rearranged, Total
 from gradbatch.probe.moments import added
 
-__all__ = ["stride_square_sums", "stride_sums"]
+__all__ = ["gram", "stride_gram", "stride_square_sums", "stride_sums"]
 
 
 @singledispatch
@@ -93,6 +93,39 @@ def _(form: Rearranged, size: int, lead: int = 0) -> Tensor:
     return form.push(stride_square_sums(form.base, size, lead))
 
 
+@singledispatch
+def stride_gram(form: PerSample, size: int) -> Tensor:
+    r"""Inner products of the strides' summed gradients, [k, k], of a batch in one pass."""
+    return gram(stride_sums(form, size))
+
+
+@stride_gram.register
+def _(form: Outer, size: int) -> Tensor:
+    samples, numbers = form.num_samples, form.shape.numel()
+    strides = math.ceil(samples / size)
+    # Multiplications for the samples' inner products; for the sums, theirs, and writing and reading them.
+    if samples**2 * sum(form.shape) > numbers * (samples + strides**2 + _TRAFFIC * strides):
+        return gram(stride_sums(form, size))
+    products = (form.left.tensor @ form.left.tensor.mT) * (form.right.tensor @ form.right.tensor.mT)
+    return _by_stride(_by_stride(products, size).sum(1).mT.contiguous(), size).sum(1)
+
+
+@stride_gram.register
+def _(form: Rearranged, size: int) -> Tensor:
+    return stride_gram(form.base, size)
+
+
+_TRAFFIC = 30
+"""Multiplications in the time in which a number goes to memory and comes back, where they do not fit the caches;
+measured on a CPU with matrices of 10 x 1024 to 1024 x 1024 and batches of 128 and 2048."""
+
+
+def gram(sums: Tensor) -> Tensor:
+    """Inner products of the rows, [k, k]."""
+    flat = sums.reshape(len(sums), -1)
+    return flat @ flat.mT
+
+
 def _count(form: PerSample, size: int, lead: int) -> int:
     """Strides of which the form has samples."""
     return math.ceil((lead + form.num_samples) / size)
@@ -104,7 +137,7 @@ def _strides(form: PerSample, size: int, lead: int) -> Iterator[tuple[int, int]]
         yield max(0, start), min(start + size, form.num_samples)
 
 
-def _by_stride(tensor: Tensor, size: int, lead: int) -> Tensor:
+def _by_stride(tensor: Tensor, size: int, lead: int = 0) -> Tensor:
     """The leading axis cut into strides, [k, size, ...], with zeros where the first or last one is not whole."""
     missing = -(lead + len(tensor)) % size
     if lead or missing:
