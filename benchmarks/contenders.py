@@ -111,7 +111,8 @@ CONTENDERS = {
     "gradbatch norms": measures("grad_variance"),
     "gradbatch second moments": measures("diagonal_projection_variance"),
     "gradbatch projections": measures("projection_variance"),
-    # DBA's strides belong here, once the probe has them: measures("stride_gram:16").
+    "gradbatch strides (Gram)": measures("stride_gram:16"),
+    "gradbatch strides (moments)": measures("stride_moments:16"),
     "gradbatch Fixed": Contender(partial(controlled, rule=gb.Fixed()), is_for_mlps=True),
     "gradbatch CABS": Contender(partial(controlled, rule=CABS)),
     "gradbatch CABS + JSONL": Contender(partial(logged, rule=CABS), is_for_mlps=True),

@@ -334,6 +334,13 @@ LAYERS = {
     "heads joined": Case(
         lambda: Apply(lambda m, x: torch.einsum("bhto,hoi->bti", x, m.heads), heads=parameter(2, 4, 3)), noise(2, 3, 4)
     ),
+    "merged low-rank adapter": Case(
+        lambda: Apply(
+            lambda m, x: F.linear(x, m.w + m.b @ m.a), w=parameter(4, 5), a=parameter(2, 5), b=parameter(4, 2)
+        ),
+        noise(3, 5),
+    ),
+    "linear to one number": Case(lambda: Apply(lambda m, x: F.linear(x, m.w), w=parameter(5)), noise(3, 5)),
     "low-rank adapter": Case(
         lambda: Apply(
             lambda m, x: m.base(x) + x @ m.down @ m.up * 2,

@@ -20,6 +20,8 @@ CHECKPOINTED = [
     "picked pairs",
     "gathered numbers",
     "filter of frequencies",
+    "weight norm",
+    "merged low-rank adapter",
 ]
 
 

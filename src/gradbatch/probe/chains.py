@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 from torch.autograd.graph import Node
+from torch.utils.checkpoint import GraphExecGroup
 
 from gradbatch.probe.forms import Dense, Lookup, Mapped, Outer, OuterSum, PerSample, Rearranged
 from gradbatch.probe.nodes import delivered, num_outputs, output_shape, parameter_of, saved, sent_back
@@ -47,7 +48,9 @@ def _mapped(form: PerSample, root: Node, index: int, places: Mapping[Node, int])
         if leaf in places:
 
             def push(grads: Tensor, leaf: Node = leaf) -> Tensor:
-                with warnings.catch_warnings():  # some operations are only looped over, which vmap regrets
+                # In a group of its own, checkpointed nodes can be asked again and again for what they saved; and
+                # vmap regrets it aloud where it can only loop over an operation.
+                with GraphExecGroup(), warnings.catch_warnings():
                     warnings.filterwarnings("ignore", message=".*batching rule", category=UserWarning)
                     return torch.vmap(partial(_sent_to, order, leaf, index))(grads)
 
@@ -107,7 +110,9 @@ def _same(form: PerSample, node: Node, shape: torch.Size, call: Call) -> PerSamp
 
 
 def _transposed(form: PerSample, node: Node, shape: torch.Size, call: Call) -> PerSample:
-    """A matrix transposed: an outer product changes its sides."""
+    """A matrix transposed: an outer product changes its sides; a vector stays as it is."""
+    if len(shape) < 2:
+        return form
     if isinstance(form, Outer):
         return Outer(form.right, form.left)
     if isinstance(form, OuterSum) and form.left.shape[1] == 1 and len(form.shape) == 2:

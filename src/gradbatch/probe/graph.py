@@ -291,8 +291,10 @@ class Tracer:
         return ""
 
     def _may_be_free(self, node: Node, key: Key) -> bool:
-        """Whether an operation is plausible without samples: a layer is not, but in a parametrisation."""
-        is_layer = node.name() in _LAYERS
+        """Whether an operation is plausible without samples: a layer is not, but of parameters alone (`a @ b`)."""
+        # An operand without a node is a constant, which may well be the data.
+        may_have_data = any(child is None for child, _ in node.next_functions)
+        is_layer = node.name() in _LAYERS and may_have_data
         return not is_layer or all(".parametrizations." in f".{name}" for name in self._names(key))
 
     def _names(self, key: Key) -> list[str]:

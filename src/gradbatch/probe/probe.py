@@ -56,9 +56,9 @@ class Probe:
 
     Besides what training holds, at most 4 MiB of per-sample gradients exist at a time (in single precision; always
     one sample's). ``projection_variance`` needs the mean gradient before the samples', so that what the operations
-    hold is kept to the end of the batch, as it is for the strides of a batch in one pass; ``diagonal_projection_variance``
-    keeps one number for each parameter, the strides of a batch in several passes one for each parameter and stride, and
-    ``stride_moments`` two.
+    hold is kept to the end of the batch, as it is for the strides of a batch in one pass. One number is kept for each
+    parameter by ``diagonal_projection_variance``, one for each parameter and stride by the strides of a batch in
+    several passes, and two by ``stride_moments``.
 
     Args:
         model: The model, which is called as a whole; its output, or a part of it, has the samples along its leading

@@ -67,7 +67,9 @@ class Sums:
 
     def add_second_moments(self, moments: Mapping[int, Tensor], factor: float) -> None:
         """Add one more pass's elementwise second moments, times what makes them those of samples' gradients."""
-        _add_up(self.second_moments, moments, factor)
+        for place, moment in moments.items():  # fresh tensors, which may be changed in place
+            total = self.second_moments.get(place)
+            self.second_moments[place] = moment.mul_(factor) if total is None else total.add_(moment, alpha=factor)
 
     def add_gradient(self, grads: Mapping[int, Tensor], factor: float) -> None:
         """Add one more pass's gradient, times what turns it into a sum over samples."""
@@ -176,7 +178,7 @@ def summarise(
         layers=_statistics(sums, parts["layers"]) if "layers" in parts else None,
         groups=tuple(_statistics(sums, parts["groups"]).values()) if "groups" in parts else None,
         strides=None
-        if strides is None
+        if strides is None or not sums.is_complete
         else strides.strides(sums.num_samples, table.names, host_grams, sums.per_sample),
         num_samples=sums.num_samples,
         **parts["total"][None],
@@ -229,12 +231,21 @@ def _norms(grads: list[Tensor]) -> Sequence[Tensor]:
 
 def _diagonal(sums: Sums, grads: Mapping[int, Tensor]) -> dict[int, tuple[Tensor, Tensor]]:
     r"""$\sum_d\bar g_d^2\sum_i g_{id}^2$ and $\sum_d\bar g_d^4$ by parameter, whose difference has the variances."""
-    shares: dict[int, tuple[Tensor, Tensor]] = {}
-    for place, moment in sums.second_moments.items():
-        if place in grads:
-            squares = grads[place].to_dense().to(moment.dtype).square().reshape(-1)
-            shares[place] = torch.dot(squares, moment.reshape(-1)), torch.dot(squares, squares)
-    return shares
+    return {
+        place: _weighted_squares(grads[place].to_dense().to(moment.dtype).reshape(-1), moment.reshape(-1))
+        for place, moment in sums.second_moments.items()
+        if place in grads
+    }
+
+
+def _weighted_squares(grad: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
+    """The sums of a vector's squares times another, and times themselves, in pieces that stay in cache."""
+    pairs = []
+    for own, other in zip(grad.split(_IN_CACHE), moment.split(_IN_CACHE), strict=True):
+        squares = own.square()
+        pairs.append(torch.stack([torch.dot(squares, other), torch.dot(squares, squares)]))
+    first, second = (pairs[0] if len(pairs) == 1 else torch.stack(pairs).sum(0)).unbind()
+    return first, second
 
 
 def _dots(grads: Mapping[int, Tensor], others: Sequence[Tensor | None]) -> dict[int, Tensor]:
@@ -324,6 +335,9 @@ def _asked(
         values["diagonal_projection_variance"] = totals["diagonal"]
     return values
 
+
+_IN_CACHE = 2**16
+"""Numbers of two tensors that fit a core's cache together."""
 
 _ROUNDING = 0.01
 """Relative; what half-precision gradients may add to a squared norm."""
