@@ -79,6 +79,12 @@ def test_a_line_of_the_log() -> None:
         batch_size=32,
         grad_sqnorm=2.5,
         reason="why",
+        group_lrs=(0.1, 0.02),
+        groups=(
+            gb.LayerStatistics(num_samples=32, grad_sqnorm=1.5),
+            gb.LayerStatistics(num_samples=32, grad_sqnorm=1.0),
+        ),
+        numbers={"variance": 0.25},
         shadows={"CABS": 16, "CABS-2": 48},
     )
     assert line.to_dict() == {
@@ -90,12 +96,20 @@ def test_a_line_of_the_log() -> None:
         "next_batch_size": 40,
         "micro_batches": 1,
         "lr": 0.1,
+        "momentum": 0.0,
         "lr_scale": 1.0,
         "loss": 1.0,
         "seconds": 0.0,
         "reason": "why",
         "skipped": False,
         "grad_sqnorm": 2.5,
+        "groups.0.lr": 0.1,
+        "groups.1.lr": 0.02,
+        "groups.0.num_samples": 32,
+        "groups.0.grad_sqnorm": 1.5,
+        "groups.1.num_samples": 32,
+        "groups.1.grad_sqnorm": 1.0,
+        "numbers.variance": 0.25,
         "shadows.CABS": 16,
         "shadows.CABS-2": 48,
     }

@@ -124,7 +124,7 @@ class Answers(gb.Rule[None]):
         (None, r"`update` must return \(Decision"),
         ((5, None), r"`update` must return \(Decision"),
         ((gb.Decision(batch_size=3, step=False), None), "says `in_step = True`"),
-        ((gb.Decision(batch_size=3, weights={"a": (1.0,)}), None), "gradients cannot be selected yet"),
+        ((gb.Decision(batch_size=3, numbers={"loss": math.nan}), None), "they must be finite"),
         ((gb.Decision(batch_size=3, lr_scale=math.nan), None), "answered with lr_scale=nan"),
         ((gb.Decision(batch_size=3, lr_scale=math.inf), None), "answered with lr_scale=inf"),
         ((gb.Decision(batch_size=3, lr_scale=-1.0), None), "answered with lr_scale=-1.0"),

@@ -152,6 +152,8 @@ class Progress:
         world_size: Number of ranks.
         seconds: Time spent training so far, measured.
         group_lrs: Learning rates of all parameter groups where there are several, else empty.
+        optimizer: What the optimizer is: ``"SGD"``, with heavy-ball momentum or without, or else in words, as
+            ``"Adam"`` or ``"SGD with Nesterov momentum"``.
     """
 
     step: int
@@ -164,6 +166,7 @@ class Progress:
     world_size: int = 1
     seconds: float = 0.0
     group_lrs: tuple[float, ...] = ()
+    optimizer: str = "SGD"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,8 +178,10 @@ class Decision:
             samples to draw into this one.
         step: Update now, or draw more samples first.
         lr_scale: Factor on the scheduled learning rate, for this update only.
-        weights: Coefficients per layer and selection stride, for rules that select gradients.
-        reason: Why, for the log, with the numbers behind it.
+        weights: For rules that select gradients: by the name of a layer or parameter, how much the samples of each
+            stride count in its gradient, see `Probe.select`. Equal weights leave the gradient as it is.
+        reason: Why, for people; it begins with the rule's name and a colon.
+        numbers: What stands behind it, by name, for programs; finite.
     """
 
     batch_size: int
@@ -184,6 +189,7 @@ class Decision:
     lr_scale: float = 1.0
     weights: Mapping[str, tuple[float, ...]] | None = None
     reason: str = ""
+    numbers: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,7 +204,8 @@ class Record:
         requested: Samples that were asked for; more than ``batch_size`` at an epoch's end.
         next_batch_size: Samples asked for next.
         micro_batches: Forward and backward passes behind this update.
-        lr: The scheduled learning rate, before the scale.
+        lr: The scheduled learning rate, before the scale (of the first parameter group).
+        momentum: The momentum (of the first parameter group).
         lr_scale: The factor on it, for this update only.
         loss: Mean loss of the batch.
         seconds: Time spent training so far.
@@ -211,6 +218,9 @@ class Record:
         projection_variance: See `Statistics`.
         diagonal_projection_variance: See `Statistics`.
         momentum_projection: See `Statistics`.
+        group_lrs: Learning rates of all parameter groups, where there are several.
+        groups: See `Statistics`.
+        numbers: What stands behind the reason, see `Decision`.
         shadows: Batch sizes that the shadow rules would have asked for next, by name.
     """
 
@@ -225,6 +235,7 @@ class Record:
     lr_scale: float
     loss: float
     seconds: float
+    momentum: float = 0.0
     reason: str = ""
     skipped: bool = False
     grad_sqnorm: float | None = None
@@ -234,24 +245,29 @@ class Record:
     projection_variance: float | None = None
     diagonal_projection_variance: float | None = None
     momentum_projection: float | None = None
+    group_lrs: tuple[float, ...] = ()
+    groups: tuple[LayerStatistics, ...] | None = None
+    numbers: Mapping[str, float] = field(default_factory=dict)
     shadows: Mapping[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The record as a flat, JSON-ready dictionary: what was not asked for is left out.
 
-        Numbers that JSON cannot hold (nan, infinities) become ``None``; ``reason`` says so. A shadow's answer
-        stands under ``"shadows.<name>"``.
+        Numbers that JSON cannot hold (nan, infinities) become ``None``; ``reason`` says so. A shadow's answer stands
+        under ``"shadows.<name>"``, a number behind the reason under ``"numbers.<name>"``, what belongs to a parameter
+        group under ``"groups.<index>.<name>"``.
 
         Returns:
             The dictionary, without the fields that are ``None``.
         """
-        flat: dict[str, Any] = {}
-        for name in _RECORD_FIELDS:
-            value = getattr(self, name)
-            if value is not None:
-                flat[name] = value if type(value) is not float or math.isfinite(value) else None
-        flat.update((f"shadows.{name}", size) for name, size in self.shadows.items())
-        return flat
+        flat = {name: value for name in _RECORD_FIELDS if (value := getattr(self, name)) is not None}
+        flat |= {f"groups.{index}.lr": lr for index, lr in enumerate(self.group_lrs)}
+        for index, group in enumerate(self.groups or ()):
+            values = {name: getattr(group, name) for name in ("num_samples", *QUANTITIES)}
+            flat |= {f"groups.{index}.{name}": value for name, value in values.items() if value is not None}
+        flat |= {f"numbers.{name}": value for name, value in self.numbers.items()}
+        flat |= {f"shadows.{name}": size for name, size in self.shadows.items()}
+        return {k: value if type(value) is not float or math.isfinite(value) else None for k, value in flat.items()}
 
     @classmethod
     def from_dict(cls, flat: Mapping[str, Any]) -> "Record":
@@ -266,17 +282,39 @@ class Record:
         Raises:
             InvalidInputError: If a field is missing or unknown.
         """
-        values = {name: value for name, value in flat.items() if not name.startswith("shadows.")}
-        shadows = {name.removeprefix("shadows."): size for name, size in flat.items() if name not in values}
+        values = {name: value for name, value in flat.items() if "." not in name}
         if values.get("loss", 0.0) is None:
             values["loss"] = math.nan
         try:
-            return cls(**values, shadows=shadows)
+            groups = _groups_of(flat)
+            return cls(
+                **values,
+                group_lrs=tuple([group.pop("lr") for group in groups if "lr" in group]),
+                groups=tuple([LayerStatistics(**group) for group in groups]) if any(groups) else None,
+                numbers=_under("numbers.", flat),
+                shadows=_under("shadows.", flat),
+            )
         except TypeError as error:
             raise InvalidInputError(f"this is not a line of a run log: {error}") from None
 
 
-_RECORD_FIELDS = tuple(item.name for item in fields(Record) if item.name != "shadows")
+def _under(prefix: str, flat: Mapping[str, Any]) -> dict[str, Any]:
+    """What stands under a prefix, without it."""
+    return {name.removeprefix(prefix): value for name, value in flat.items() if name.startswith(prefix)}
+
+
+def _groups_of(flat: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What stands under each parameter group, in their order."""
+    groups: dict[int, dict[str, Any]] = {}
+    for name, value in _under("groups.", flat).items():
+        index, _, own = name.partition(".")
+        groups.setdefault(int(index), {})[own] = value
+    return [groups[index] for index in sorted(groups)]
+
+
+_NESTED = ("group_lrs", "groups", "numbers", "shadows")
+
+_RECORD_FIELDS = tuple(item.name for item in fields(Record) if item.name not in _NESTED)
 
 State = TypeVar("State")
 

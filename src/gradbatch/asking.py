@@ -41,8 +41,6 @@ def ask(
         raise InvalidInputError(
             f"{name} answered with step=False, to draw more samples first: a rule that may do so says `in_step = True`"
         )
-    if decision.weights is not None:
-        raise InvalidInputError(f"{name} answered with `weights`, and gradients cannot be selected yet: leave it out")
     if type(decision.batch_size) is not int or decision.batch_size < 1:
         raise InvalidInputError(
             f"{name} answered with batch_size={decision.batch_size!r}: a rule must answer with a "
@@ -53,12 +51,15 @@ def ask(
             f"{name} answered with lr_scale={decision.lr_scale}: a rule must answer with a finite "
             "factor that is not negative"
         )
+    if not all(map(math.isfinite, decision.numbers.values())):
+        raise InvalidInputError(f"{name} answered with numbers={dict(decision.numbers)}: they must be finite")
     return decision, state
 
 
 def lacking(statistics: Statistics, quantities: frozenset[str]) -> frozenset[str]:
     """The quantities that were asked for and that this batch cannot give."""
-    absent = [n for n in quantities if n != "noise_scale" and getattr(statistics, n) is None]
+    fields = {name: "strides" if ":" in name else name for name in quantities - {"noise_scale"}}
+    absent = [name for name, field in fields.items() if getattr(statistics, field) is None]
     # With a variance at hand, a `noise_scale` of None says that the corrected squared norm was not positive.
     if "noise_scale" in quantities and statistics.noise_scale is None and statistics.grad_variance is None:
         absent.append("noise_scale")

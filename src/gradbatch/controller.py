@@ -31,7 +31,7 @@ from gradbatch.measuring import Meter
 from gradbatch.probe import Estimator
 from gradbatch.sinks import Sink
 from gradbatch.stream import SampleStream
-from gradbatch.updating import Updater, learning_rates, momentum_of
+from gradbatch.updating import Updater, description_of, learning_rates, momentum_of
 
 __all__ = ["MAX_SKIPPED_IN_A_ROW", "Controller"]
 
@@ -314,6 +314,8 @@ class Controller:
             name: self._ask(shadow, batch, statistics, progress, self._shadow_states[name])
             for name, shadow in self._shadows.items()
         }
+        if decision.weights is not None:
+            self._meter.select(decision.weights)
         is_updated = self._updater.step(decision.lr_scale) if statistics.is_finite else self._updater.skip()
         self._batch = None
         return self._record_update(batch, statistics, progress, decision, answers, is_updated)
@@ -396,6 +398,7 @@ class Controller:
             dataset_size=self._stream.dataset_size,
             seconds=self._seconds if since is None else self._seconds + time.perf_counter() - since,
             group_lrs=rates if len(rates) > 1 else (),
+            optimizer=description_of(self._optimizer),
         )
 
     def _required(self, progress: Progress) -> frozenset[str]:
@@ -416,7 +419,7 @@ class Controller:
             pieces = pieces or self._pieces(batch.size - batch.drawn)
             self._handed_out = pieces.pop(0)
             micro_batch = self._stream.take(self._handed_out, self._device)
-            self._meter.begin_pass(self._handed_out)
+            self._meter.begin_pass(self._handed_out, is_part=bool(pieces) or self._rule.in_step)
             yield micro_batch
             if self._batch is not batch and not batch.is_recorded:  # abandoned: hand its samples out again
                 self._stream.rewind()
@@ -497,11 +500,15 @@ class Controller:
             next_batch_size=decision.batch_size,
             micro_batches=batch.micro_batches,
             lr=progress.lr,
+            momentum=progress.momentum,
             lr_scale=decision.lr_scale,
             loss=statistics.loss,
             seconds=progress.seconds,
             reason=decision.reason,
             skipped=not is_updated,
+            group_lrs=progress.group_lrs,
+            groups=statistics.groups,
+            numbers=decision.numbers,
             shadows={name: answer.batch_size for name, (answer, _) in answers.items()},
             **{name: getattr(statistics, name) for name in QUANTITIES},
         )

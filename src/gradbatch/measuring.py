@@ -1,6 +1,6 @@
 """Measure: the probe as the controller uses it, made when a rule first asks for something."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -71,10 +71,10 @@ class Meter:
         self._probe.set_quantities(quantities)
         self._probe.reset()
 
-    def begin_pass(self, num_samples: int) -> None:
-        """Listen to a pass of that many samples."""
+    def begin_pass(self, num_samples: int, *, is_part: bool) -> None:
+        """Listen to a pass of that many samples, after which others of the batch may follow."""
         if self._probe is not None and self._is_asked:
-            self._measurement = self._probe.measure(num_samples=num_samples, keep_gradient=False)
+            self._measurement = self._probe.measure(num_samples=num_samples, keep_gradient=False, is_part=is_part)
             self._measurement.begin()
 
     def backward(self, loss: Tensor, *, loss_scale: float, weight: float) -> None:
@@ -108,6 +108,17 @@ class Meter:
             )
         momenta = momenta_of(self._optimizer, self._probe.parameters) if self._needs_momenta else ()
         return self._probe.read(loss=loss, gradient=gradient, momenta=momenta, reset=False)
+
+    def select(self, weights: Mapping[str, Sequence[float]]) -> None:
+        """Put the mean over some of the batch's samples in place of the gradient; see `Probe.select`.
+
+        Where all the samples count alike the gradient stays as autograd made it, to the bit.
+        """
+        assert self._probe is not None
+        uneven = {name: own for name, own in weights.items() if len(set(own)) > 1 or not any(own)}
+        for parameter, mean in self._probe.select(uneven).items():
+            if parameter.grad is not None:
+                parameter.grad = mean.to(parameter.grad.dtype)
 
     def abandon_pass(self) -> None:
         """Stop listening to a pass that will not come."""

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from gradbatch.errors import MeasurementError
 
-__all__ = ["Updater", "borrowed_lr", "learning_rates", "momenta_of", "momentum_of", "parameters_of"]
+__all__ = ["Updater", "borrowed_lr", "description_of", "learning_rates", "momenta_of", "momentum_of", "parameters_of"]
 
 
 def parameters_of(optimizer: Optimizer) -> list[list[nn.Parameter]]:
@@ -26,6 +26,16 @@ def learning_rates(optimizer: Optimizer) -> tuple[float, ...]:
 def momentum_of(optimizer: Optimizer) -> float:
     """The heavy-ball momentum of the first parameter group; 0 for optimizers without one."""
     return float(optimizer.param_groups[0].get("momentum", 0.0))
+
+
+def description_of(optimizer: Optimizer) -> str:
+    """What the optimizer is, as `Progress` says it."""
+    name, first = type(optimizer).__name__, optimizer.param_groups[0]
+    if name == "SGD" and first.get("nesterov"):
+        return "SGD with Nesterov momentum"
+    if name == "SGD" and first.get("dampening"):
+        return f"SGD with dampening {first['dampening']}"
+    return name
 
 
 def momenta_of(optimizer: Optimizer, parameters: Sequence[nn.Parameter]) -> list[Tensor | None]:

@@ -108,18 +108,26 @@ def test_a_layer_without_weights_is_left_out():
     ("weights", "message"),
     [
         ((1.0,), "1 numbers for the batch's 2 strides of 2 samples"),
-        ((0.0, 0.0), "must select samples"),
-        ((1.0, -1.0), "must select samples"),
-        ((math.nan, 1.0), "must select samples"),
+        ((1.0, -1.0), "finite and not negative"),
+        ((math.nan, 1.0), "finite and not negative"),
+        ((math.inf, 1.0), "finite and not negative"),
     ],
 )
-def test_weights_that_select_nothing_are_refused(weights, message):
+def test_weights_that_are_none_are_refused(weights, message):
     model, probe = small()
     with probe.measure(num_samples=4):
         model(torch.randn(4, 3)).mean().backward()
     probe.read(reset=False)
     with pytest.raises(InvalidInputError, match=message):
         probe.select({"": weights})
+
+
+def test_nothing_selected_is_no_gradient():
+    model, probe = small()
+    with probe.measure(num_samples=4):
+        model(torch.randn(4, 3)).mean().backward()
+    probe.read(reset=False)
+    assert all(not grad.any() for grad in probe.select({"": (0, 0)}).values())
 
 
 def test_unknown_names_are_refused():

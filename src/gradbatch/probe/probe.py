@@ -237,7 +237,7 @@ class Probe:
             The mean gradient of every parameter that has weights and was used.
 
         Raises:
-            InvalidInputError: If a name is unknown, or the weights are not one for each stride with a positive sum.
+            InvalidInputError: If a name is unknown, or the weights are not one for each stride, finite and at least 0.
             MeasurementError: If no strides were measured.
         """
         sums, table = self._sums, self._table

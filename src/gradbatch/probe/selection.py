@@ -117,6 +117,8 @@ class StrideTotals:
     def mean(self, place: int, weights: Sequence[float], num_samples: int) -> Tensor:
         r"""The weighted mean $\sum_j w_jS_j/\sum_j w_jn_j$ of one parameter's gradients, [*shape], without the scale.
 
+        Where all weights are zero, it is zero.
+
         Args:
             place: The parameter.
             weights: $w_j$ for each stride.
@@ -126,7 +128,7 @@ class StrideTotals:
             The mean.
 
         Raises:
-            InvalidInputError: If there is not one weight for each stride, or their sum is not positive.
+            InvalidInputError: If there is not one weight for each stride, or one is negative or not finite.
         """
         counts = self.counts(num_samples)
         if len(weights) != len(counts):
@@ -134,10 +136,10 @@ class StrideTotals:
                 f"`weights` has {len(weights)} numbers for the batch's {len(counts)} strides of {self.size} samples: "
                 "give one for each"
             )
+        if not all(0 <= weight < math.inf for weight in weights):
+            raise InvalidInputError(f"`weights` must be finite and not negative, got {list(weights)}")
         total = math.fsum(weight * count for weight, count in zip(weights, counts, strict=True))
-        if not 0 < total < math.inf:
-            raise InvalidInputError(f"`weights` must select samples, got {list(weights)}: give one above 0")
-        shares = [weight / total for weight in weights]
+        shares = [weight / total if total else 0.0 for weight in weights]
         if place in self.sums:
             sums = self.sums[place]
             return torch.tensordot(sums.new_tensor(shares), sums, 1)
