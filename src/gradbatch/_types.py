@@ -37,7 +37,7 @@ QUANTITIES = (
 )
 """Names of the scalar quantities that a rule may ask for; ``"layers"`` and ``"groups"`` ask for them in parts."""
 
-STRIDE_QUANTITIES = ("stride_gram", "stride_moments")
+STRIDE_QUANTITIES = ("stride_gram", "stride_sqnorms", "stride_moments")
 """What can be asked of strides of the batch, with their size: ``"stride_gram:16"``; see `Strides`."""
 
 
@@ -50,6 +50,7 @@ class Strides:
     Attributes:
         counts: $n_j$, all equal but the last, which may be smaller.
         gram: $S_j\cdot S_k$, if ``"stride_gram:<size>"`` was asked for.
+        sqnorms: $\sum_{i\in j}\|g_i\|^2$, if ``"stride_sqnorms:<size>"`` was asked for.
         sums: $S_j$ over ``scale``, [k, *shape], if ``"stride_moments:<size>"`` was asked for.
         square_sums: $\sum_{i\in j}g_i\circ g_i$ over ``scale`` squared, likewise.
         scale: The factor that the tensors want; it is left out of them, since they are large.
@@ -57,6 +58,7 @@ class Strides:
 
     counts: tuple[int, ...]
     gram: tuple[tuple[float, ...], ...] | None = None
+    sqnorms: tuple[float, ...] | None = None
     sums: Tensor | None = None
     square_sums: Tensor | None = None
     scale: float = 1.0

@@ -48,7 +48,7 @@ def measure(probe, model, inputs, targets, cut, announced=True):
 def test_strides_are_the_loop_s_however_the_batch_is_cut(name, cut, size):
     model, inputs, targets = network(name)
     gradients = oracle(model, inputs, targets)
-    probe = Probe(model, {f"stride_gram:{size}", f"stride_moments:{size}"})
+    probe = Probe(model, {f"stride_gram:{size}", f"stride_sqnorms:{size}", f"stride_moments:{size}"})
     measure(probe, model, inputs, targets, cut)
     probe.reset()
     strides = measure(probe, model, inputs, targets, cut).strides  # the engine has learned by now
@@ -65,6 +65,7 @@ def test_strides_are_the_loop_s_however_the_batch_is_cut(name, cut, size):
         assert (got.square_sums * got.scale**2 - squares).abs().max() <= 1e-9 * size * largest**2
         total = own.square().sum().item()
         assert (torch.tensor(got.gram, dtype=torch.float64) - gram).abs().max() <= 1e-9 * SAMPLES * total
+        assert got.sqnorms == pytest.approx([piece.square().sum().item() for piece in pieces], abs=1e-9 * total)
 
 
 @pytest.mark.parametrize(("cut", "announced"), [([7], True), ([4, 3], True), ([4, 3], False)], ids=str)
@@ -72,10 +73,12 @@ def test_strides_are_the_loop_s_however_the_batch_is_cut(name, cut, size):
 def test_the_selected_gradient_is_the_weighted_mean(name, cut, announced):
     model, inputs, targets = network(name)
     gradients = oracle(model, inputs, targets)
-    probe = Probe(model, {"stride_gram:3"})
+    probe = Probe(model, {"stride_gram:3", "stride_sqnorms:3"})
     strides = measure(probe, model, inputs, targets, cut, announced).strides
     for parameter, own in gradients.items():
         sums = torch.stack([piece.sum(0).flatten() for piece in own.split(3)])
+        sqnorms = [piece.square().sum().item() for piece in own.split(3)]
+        assert strides[parameter].sqnorms == pytest.approx(sqnorms, rel=1e-9, abs=1e-9 * max(sqnorms))
         gram = torch.tensor(strides[parameter].gram, dtype=torch.float64)
         assert (gram - sums @ sums.T).abs().max() <= 1e-9 * SAMPLES * own.square().sum()
     first = next(iter(gradients))

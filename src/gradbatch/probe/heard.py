@@ -7,7 +7,7 @@ from torch import Tensor
 from gradbatch.probe.forms import PerSample
 from gradbatch.probe.joining import combined, settled
 from gradbatch.probe.moments import method, second_moment, sqnorm_sum, weighted_sum
-from gradbatch.probe.strides import stride_square_sums, stride_sums
+from gradbatch.probe.strides import stride_sqnorms, stride_square_sums, stride_sums
 
 __all__ = ["Heard", "Plan"]
 
@@ -27,6 +27,7 @@ class Plan:
         by_gram: How norms of sums over positions are computed, see `sqnorms`.
         stride: Samples in a stride; 0 where nothing is asked of strides.
         sum_strides: Sum the gradients over each stride.
+        stride_sqnorms: Sum the gradients' squared norms over them.
         stride_squares: Sum the gradients' squares over them, too.
         lead: Samples of this pass's first stride that were in earlier passes.
         is_announced: Our own pass will be announced (`Listener.is_own`), with its loss; else it is known by where it
@@ -43,6 +44,7 @@ class Plan:
     by_gram: bool | None
     stride: int
     sum_strides: bool
+    stride_sqnorms: bool
     stride_squares: bool
     lead: int
     is_announced: bool
@@ -59,6 +61,7 @@ class Heard:
         forms: The per-sample gradients, where they are kept.
         stride_sums: Sums of the gradients over each stride, [k, *shape], where asked for.
         stride_square_sums: The same of their squares.
+        stride_sqnorms: The same of their squared norms, [k].
         grads: The gradient of this pass, where it is kept.
         grad_sums: The same as the forms give it, where they are checked.
         methods: How the norms were computed, where it is checked.
@@ -74,6 +77,7 @@ class Heard:
     forms: dict[int, PerSample] = field(default_factory=dict)
     stride_sums: dict[int, Tensor] = field(default_factory=dict)
     stride_square_sums: dict[int, Tensor] = field(default_factory=dict)
+    stride_sqnorms: dict[int, Tensor] = field(default_factory=dict)
     grads: dict[int, Tensor] = field(default_factory=dict)
     grad_sums: dict[int, Tensor] = field(default_factory=dict)
     methods: dict[int, str] = field(default_factory=dict)
@@ -101,6 +105,8 @@ class Heard:
             self.second_moments[place] = second_moment(form)
         if plan.sum_strides:
             self.stride_sums[place] = stride_sums(form, plan.stride, plan.lead)
+        if plan.stride_sqnorms:
+            self.stride_sqnorms[place] = stride_sqnorms(form, plan.stride, plan.lead)
         if plan.stride_squares:
             self.stride_square_sums[place] = stride_square_sums(form, plan.stride, plan.lead)
         if plan.keep_forms:
@@ -125,6 +131,7 @@ _BY_PLACE = (
     "forms",
     "stride_sums",
     "stride_square_sums",
+    "stride_sqnorms",
     "grads",
     "grad_sums",
     "methods",

@@ -284,6 +284,7 @@ class Probe:
                 by_gram=self._by_gram,
                 stride=self._stride,
                 sum_strides=sum_strides,
+                stride_sqnorms=f"stride_sqnorms:{self._stride}" in self._quantities,
                 stride_squares=has_moments,
                 lead=self._sums.num_samples % self._stride if self._stride else 0,
                 is_announced=is_announced,

@@ -34,6 +34,7 @@ class StrideTotals:
         forms: The per-sample gradients over ``scale`` of the only pass so far, where they are not summed.
         sums: $S_j$ over ``scale``, [k, *shape].
         square_sums: Elementwise sums of squares within each stride, over its square, [k, *shape], where asked for.
+        sqnorms: Sums of squared norms within each stride, over its square, [k], where asked for.
     """
 
     size: int
@@ -41,6 +42,7 @@ class StrideTotals:
     forms: Mapping[int, PerSample] = field(default_factory=dict)
     sums: dict[int, Tensor] = field(default_factory=dict)
     square_sums: dict[int, Tensor] = field(default_factory=dict)
+    sqnorms: dict[int, Tensor] = field(default_factory=dict)
 
     def add(self, first_sample: int, heard: Heard, scale: float) -> None:
         """Add one more pass.
@@ -51,20 +53,15 @@ class StrideTotals:
             scale: Factor that makes its sums those of samples' gradients.
         """
         self.scale = self.scale or scale
+        first, factor = first_sample // self.size, scale / self.scale
+        _join(self.sqnorms, heard.stride_sqnorms, first, factor**2)
         if not first_sample and not heard.stride_sums:
             self.forms = heard.forms
             return
-        self._sum_up()
-        first, factor = first_sample // self.size, scale / self.scale
-        for place, rows in heard.stride_sums.items():
-            self.sums[place] = _joined(self.sums.get(place), rows, first, factor)
-        for place, rows in heard.stride_square_sums.items():
-            self.square_sums[place] = _joined(self.square_sums.get(place), rows, first, factor**2)
-
-    def _sum_up(self) -> None:
-        """Take the forms of the first pass into the sums."""
         self.sums |= {place: stride_sums(form, self.size) for place, form in self.forms.items()}
         self.forms = {}
+        _join(self.sums, heard.stride_sums, first, factor)
+        _join(self.square_sums, heard.stride_square_sums, first, factor**2)
 
     def counts(self, num_samples: int) -> tuple[int, ...]:
         """Samples $n_j$ in each stride of a batch of ``num_samples``."""
@@ -73,40 +70,52 @@ class StrideTotals:
     def pad(self, num_samples: int) -> None:
         """Give each parameter as many strides as the batch has, of which later passes may not have used it."""
         count = math.ceil(num_samples / self.size)
-        for totals in (self.sums, self.square_sums):
+        for totals in (self.sums, self.square_sums, self.sqnorms):
             for place, rows in totals.items():
                 totals[place] = _padded(rows, count)
 
     @property
     def places(self) -> list[int]:
-        """The parameters that were used."""
-        return list(self.forms or self.sums)
+        """The parameters that were used, in the model's order."""
+        return sorted(self.forms or self.sums)
 
-    def grams(self) -> dict[int, Tensor]:
-        """Inner products of the sums, [k, k], without the scale."""
-        of_forms = {place: stride_gram(form, self.size) for place, form in self.forms.items()}
-        return of_forms or {place: gram(rows) for place, rows in self.sums.items()}
+    def asked(self, quantities: frozenset[str]) -> dict[tuple[str, int], Tensor]:
+        """What rules see as numbers, by its name and the parameter's place, without the scale.
+
+        Args:
+            quantities: What was asked for.
+
+        Returns:
+            Gram matrices [k, k] and squared norms [k].
+        """
+        numbers = {("sqnorms", place): own for place, own in self.sqnorms.items()}
+        if f"stride_gram:{self.size}" in quantities:
+            numbers |= {("gram", place): stride_gram(form, self.size) for place, form in self.forms.items()}
+            numbers |= {("gram", place): gram(rows) for place, rows in self.sums.items()}
+        return numbers
 
     def strides(
-        self, num_samples: int, names: Sequence[str], grams: Mapping[int, Sequence[float]], per_sample: float
+        self, num_samples: int, names: Sequence[str], numbers: Mapping[tuple[str, int], list[float]], per_sample: float
     ) -> dict[str, Strides]:
         """The strides of each parameter, by its name.
 
         Args:
             num_samples: Samples in the batch.
             names: The parameters' names.
-            grams: The numbers of `grams`, row by row, where those are asked for.
+            numbers: What `asked` gave, flattened.
             per_sample: Factor on ``scale``, see `Sums.per_sample`.
 
         Returns:
             What a rule may see of them.
         """
         counts, scale = self.counts(num_samples), self.scale * per_sample
+        scaled = {key: [number * scale**2 for number in own] for key, own in numbers.items()}
         has_moments = bool(self.square_sums)
         return {
             names[place]: Strides(
                 counts=counts,
-                gram=_rows(grams[place], len(counts), scale**2) if place in grams else None,
+                gram=_rows(scaled.get(("gram", place)), len(counts)),
+                sqnorms=tuple(scaled["sqnorms", place]) if place in self.sqnorms else None,
                 sums=self.sums[place] if has_moments else None,
                 square_sums=self.square_sums[place] if has_moments else None,
                 scale=scale,
@@ -148,13 +157,14 @@ class StrideTotals:
         return weighted_sum(form, like.new_tensor([w for w, n in zip(shares, counts, strict=True) for _ in range(n)]))
 
 
-def _joined(total: Tensor | None, rows: Tensor, first: int, factor: float) -> Tensor:
-    """A running total of strides with a pass's rows added, the first of which is stride ``first``."""
-    if total is None and first == 0 and factor == 1:
-        return rows
-    total = _padded(rows[:0] if total is None else total, first + len(rows))
-    total[first : first + len(rows)].add_(rows, alpha=factor)
-    return total
+def _join(totals: dict[int, Tensor], of_pass: Mapping[int, Tensor], first: int, factor: float) -> None:
+    """Add a pass's strides, the first of which is stride ``first``, to running totals."""
+    for place, rows in of_pass.items():
+        if place not in totals and first == 0 and factor == 1:
+            totals[place] = rows
+            continue
+        total = totals[place] = _padded(totals.get(place, rows[:0]), first + len(rows))
+        total[first : first + len(rows)].add_(rows, alpha=factor)
 
 
 def _padded(rows: Tensor, count: int) -> Tensor:
@@ -163,6 +173,6 @@ def _padded(rows: Tensor, count: int) -> Tensor:
     return torch.cat([rows, rows.new_zeros(missing, *rows.shape[1:])]) if missing > 0 else rows
 
 
-def _rows(numbers: Sequence[float], count: int, factor: float) -> tuple[tuple[float, ...], ...]:
-    """A square matrix from its numbers, times a factor."""
-    return tuple([tuple([x * factor for x in numbers[k * count : (k + 1) * count]]) for k in range(count)])
+def _rows(numbers: Sequence[float] | None, count: int) -> tuple[tuple[float, ...], ...] | None:
+    """A square matrix from its numbers."""
+    return None if numbers is None else tuple([tuple(numbers[k * count : (k + 1) * count]) for k in range(count)])

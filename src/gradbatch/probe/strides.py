@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from gradbatch.probe.forms import Dense, Lookup, Outer, OuterSum, PerSample, Rearranged, Total
-from gradbatch.probe.moments import added
+from gradbatch.probe.moments import added, sqnorms
 
-__all__ = ["gram", "stride_gram", "stride_square_sums", "stride_sums"]
+__all__ = ["gram", "stride_gram", "stride_sqnorms", "stride_square_sums", "stride_sums"]
 
 
 @singledispatch
@@ -91,6 +91,11 @@ def _(form: Lookup, size: int, lead: int = 0) -> Tensor:
 @stride_square_sums.register
 def _(form: Rearranged, size: int, lead: int = 0) -> Tensor:
     return form.push(stride_square_sums(form.base, size, lead))
+
+
+def stride_sqnorms(form: PerSample, size: int, lead: int = 0) -> Tensor:
+    r"""Sums of $\|g_i\|^2$ within each stride, [k]."""
+    return _by_stride(sqnorms(form), size, lead).sum(1)
 
 
 @singledispatch

@@ -161,33 +161,28 @@ def summarise(
     if "projection_variance" in quantities and sums.forms and sums.num_counted > 1:
         of_samples = _projections(sums, gradient)
         spreads = [spread for cut in partitions.values() for spread in _spreads(of_samples, cut)]
-    strides, grams = sums.strides if sums.is_complete else None, dict[int, Tensor]()
+    strides, of_strides = sums.strides if sums.is_complete else None, dict[tuple[str, int], Tensor]()
     if strides is not None:
         strides.pad(sums.num_samples)
-        grams = strides.grams() if _has(quantities, "stride_gram") else grams
-    loss_value, shares, rest = _on_host(sums, gradient, momenta, loss, quantities, [*spreads, *grams.values()])
-    host_spreads, gram_numbers = rest[: len(spreads)], iter(rest[len(spreads) :])
+        of_strides = strides.asked(quantities)
+    loss_value, shares, rest = _on_host(sums, gradient, momenta, loss, quantities, [*spreads, *of_strides.values()])
+    host_spreads, further = rest[: len(spreads)], iter(rest[len(spreads) :])
     is_exact = sums.is_complete and not sums.by_chunks and sums.num_counted == sums.num_samples
     if is_exact and _is_contradicted(sums, shares):
         sums.is_contradicted, sums.is_complete = True, False
     of_parts = iter(host_spreads)
     parts = {name: _parts(sums, shares, cut, of_parts, quantities) for name, cut in partitions.items()}
-    host_grams = {place: list(islice(gram_numbers, gram.numel())) for place, gram in grams.items()}
+    numbers = {key: list(islice(further, tensor.numel())) for key, tensor in of_strides.items()}
     return Statistics(
         loss=loss_value,
         layers=_statistics(sums, parts["layers"]) if "layers" in parts else None,
         groups=tuple(_statistics(sums, parts["groups"]).values()) if "groups" in parts else None,
         strides=None
         if strides is None or not sums.is_complete
-        else strides.strides(sums.num_samples, table.names, host_grams, sums.per_sample),
+        else strides.strides(sums.num_samples, table.names, numbers, sums.per_sample),
         num_samples=sums.num_samples,
         **parts["total"][None],
     )
-
-
-def _has(quantities: frozenset[str], name: str) -> bool:
-    """Whether a quantity of strides is asked for, of whatever size."""
-    return any(quantity.startswith(f"{name}:") for quantity in quantities)
 
 
 def _statistics(sums: Sums, parts: Mapping[Any, Mapping[str, Any]]) -> dict[Any, LayerStatistics]:
