@@ -9,7 +9,7 @@ import pytest
 import gradbatch as gb
 from cases import moments, progress
 from gradbatch._types import QUANTITIES
-from gradbatch.asking import ask, kind_of, lacking, named
+from gradbatch.asking import MAX_BATCH_SIZE, ask, kind_of, lacking, named
 from gradbatch.errors import InvalidInputError
 
 NOTHING: frozenset[str] = frozenset()
@@ -57,7 +57,7 @@ def test_not_asked_where_something_is_absent() -> None:
     assert state == 3
 
 
-@pytest.mark.parametrize("size", [0, -1, 32.0, math.nan, None, "32", True])
+@pytest.mark.parametrize("size", [32.0, 31.5, None, "32", True])
 def test_an_answer_that_is_no_batch_size(size: Any) -> None:
     with pytest.raises(InvalidInputError, match=rf"Says answered with batch_size={size!r}: .* whole number"):
         ask(Says(size=size), moments(), progress(), 0, NOTHING)
@@ -125,14 +125,45 @@ class Answers(gb.Rule[None]):
         ((5, None), r"`update` must return \(Decision"),
         ((gb.Decision(batch_size=3, step=False), None), "says `in_step = True`"),
         ((gb.Decision(batch_size=3, numbers={"loss": math.nan}), None), "they must be finite"),
-        ((gb.Decision(batch_size=3, lr_scale=math.nan), None), "answered with lr_scale=nan"),
-        ((gb.Decision(batch_size=3, lr_scale=math.inf), None), "answered with lr_scale=inf"),
-        ((gb.Decision(batch_size=3, lr_scale=-1.0), None), "answered with lr_scale=-1.0"),
+        ((gb.Decision(batch_size=3.5), None), "answered with batch_size=3.5"),
+        ((gb.Decision(batch_size="3"), None), "answered with batch_size='3'"),
+        ((gb.Decision(batch_size=True), None), "answered with batch_size=True"),
+        ((gb.Decision(batch_size=3, lr_scale="2"), None), "answered with lr_scale='2'"),
     ],
 )
 def test_an_answer_that_is_none_is_refused(answer: Any, words: str) -> None:
     with pytest.raises(InvalidInputError, match=words):
         ask(Answers(answer=answer), moments(), progress(), None, NOTHING)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"batch_size": math.nan}, "batch_size=nan"),
+        ({"batch_size": math.inf}, "batch_size=inf"),
+        ({"batch_size": -math.inf}, "batch_size=-inf"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"batch_size": -5}, "batch_size=-5"),
+        ({"batch_size": MAX_BATCH_SIZE + 1}, "batch_size=1000000001"),
+        ({"lr_scale": math.nan}, "lr_scale=nan"),
+        ({"lr_scale": math.inf}, "lr_scale=inf"),
+        ({"lr_scale": -1.0}, "lr_scale=-1.0"),
+    ],
+)
+def test_an_absurd_answer_is_held_with_its_reason(change: dict[str, Any], words: str) -> None:
+    answer = gb.Decision(**{"batch_size": 3, "lr_scale": 2.0, "reason": "mine: 3"} | change)
+    here = progress(batch_size=77)
+    decision, state = ask(Answers(answer=(answer, {"seen": 1})), moments(), here, None, NOTHING)
+    assert (decision.batch_size, decision.step, decision.lr_scale, decision.weights) == (77, True, 1.0, None)
+    assert decision.reason == f"held: Answers answered with {words} (mine: 3)"
+    assert decision.numbers == {"held": 1.0}
+    assert state == {"seen": 1}
+
+
+@pytest.mark.parametrize("change", [{"batch_size": 1}, {"batch_size": MAX_BATCH_SIZE}, {"lr_scale": 0.0}])
+def test_an_answer_at_the_edge_is_followed(change: dict[str, Any]) -> None:
+    answer = gb.Decision(**{"batch_size": 3, **change})
+    assert ask(Answers(answer=(answer, None)), moments(), progress(), None, NOTHING)[0] == answer
 
 
 def test_the_kind_of_a_rule_tells_what_a_wrapper_holds() -> None:

@@ -34,6 +34,7 @@ QUANTITIES = (
     "projection_variance",
     "diagonal_projection_variance",
     "momentum_projection",
+    "position_sqnorm",
 )
 """Names of the scalar quantities that a rule may ask for; ``"layers"`` and ``"groups"`` ask for them in parts."""
 
@@ -81,6 +82,7 @@ class LayerStatistics:
         projection_variance: Unbiased variance of $g_i\cdot\bar g$.
         diagonal_projection_variance: $\sum_d \bar g_d^2\operatorname{var}_d$.
         momentum_projection: $\bar g\cdot(\rho\,b+\bar g)$ with momentum buffer $b$.
+        position_sqnorm: $\frac1B\sum_i\sum_t\|g_{it}\|^2$.
     """
 
     num_samples: int
@@ -91,6 +93,7 @@ class LayerStatistics:
     projection_variance: float | None = None
     diagonal_projection_variance: float | None = None
     momentum_projection: float | None = None
+    position_sqnorm: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +115,8 @@ class Statistics:
         projection_variance: Unbiased variance of the projections $g_i\cdot\bar g$, in squared gradient units, squared.
         diagonal_projection_variance: $\sum_d \bar g_d^2 \operatorname{var}_d$ with unbiased variances.
         momentum_projection: $\bar g\cdot(\rho\,b + \bar g)$ with the optimizer's momentum buffer $b$.
+        position_sqnorm: $\frac1B\sum_i\sum_t\|g_{it}\|^2$, where $g_i=\sum_tg_{it}$ over the positions of an image or a
+            sequence: ``sample_sqnorm`` without the products between positions, in squared gradient units.
         layers: The same per layer, by the layer's name, when ``"layers"`` was asked for.
         groups: The same per parameter group of the optimizer, when ``"groups"`` was asked for.
         strides: Sums over strides of the samples, by the parameters' names, when they were asked for.
@@ -127,6 +132,7 @@ class Statistics:
     projection_variance: float | None = None
     diagonal_projection_variance: float | None = None
     momentum_projection: float | None = None
+    position_sqnorm: float | None = None
     layers: Mapping[str, LayerStatistics] | None = None
     groups: tuple[LayerStatistics, ...] | None = None
     strides: Mapping[str, Strides] | None = None
@@ -220,6 +226,7 @@ class Record:
         projection_variance: See `Statistics`.
         diagonal_projection_variance: See `Statistics`.
         momentum_projection: See `Statistics`.
+        position_sqnorm: See `Statistics`.
         group_lrs: Learning rates of all parameter groups, where there are several.
         groups: See `Statistics`.
         numbers: What stands behind the reason, see `Decision`.
@@ -247,6 +254,7 @@ class Record:
     projection_variance: float | None = None
     diagonal_projection_variance: float | None = None
     momentum_projection: float | None = None
+    position_sqnorm: float | None = None
     group_lrs: tuple[float, ...] = ()
     groups: tuple[LayerStatistics, ...] | None = None
     numbers: Mapping[str, float] = field(default_factory=dict)

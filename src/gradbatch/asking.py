@@ -7,13 +7,18 @@ from typing import Any
 from gradbatch._types import Decision, Progress, Rule, Statistics
 from gradbatch.errors import InvalidInputError
 
-__all__ = ["ask", "kind_of", "lacking", "named"]
+__all__ = ["MAX_BATCH_SIZE", "ask", "kind_of", "lacking", "named"]
+
+MAX_BATCH_SIZE = 10**9
+"""Samples; a rule that asks for more has gone astray."""
 
 
 def ask(
     rule: Rule[Any], statistics: Statistics, progress: Progress, state: Any, absent: frozenset[str]
 ) -> tuple[Decision, Any]:
-    """The rule's decision and next state; or the size and the state as they were.
+    """The rule's decision and next state; or the size as it was, where the batch or the answer is of no use.
+
+    An answer that is nan, infinite, not positive or absurdly large is held, with the number ``held`` for the log.
 
     Args:
         rule: The rule.
@@ -26,14 +31,20 @@ def ask(
         Decision and state.
 
     Raises:
-        InvalidInputError: If the rule answers with something that is no batch size or no learning-rate scale.
+        InvalidInputError: If the rule's answer is none, which is a mistake in its code.
     """
     if not statistics.is_finite:
         return Decision(batch_size=progress.batch_size, reason="held: loss or gradient is not finite"), state
     if absent:
         reason = f"held: this batch cannot give {', '.join(sorted(absent))}"
         return Decision(batch_size=progress.batch_size, reason=reason), state
-    name, answer = type(rule).__name__, rule.update(statistics, progress, state)
+    decision, state = _checked(rule, rule.update(statistics, progress, state))
+    return _held_if_absurd(decision, type(rule).__name__, progress), state
+
+
+def _checked(rule: Rule[Any], answer: Any) -> tuple[Decision, Any]:
+    """What a rule answered, if it is an answer at all."""
+    name = type(rule).__name__
     if not isinstance(answer, tuple) or len(answer) != 2 or not isinstance(answer[0], Decision):
         raise InvalidInputError(f"{name} answered with {answer!r}: `update` must return (Decision(...), state)")
     decision, state = answer
@@ -41,19 +52,26 @@ def ask(
         raise InvalidInputError(
             f"{name} answered with step=False, to draw more samples first: a rule that may do so says `in_step = True`"
         )
-    if type(decision.batch_size) is not int or decision.batch_size < 1:
+    size, scale = decision.batch_size, decision.lr_scale
+    if type(size) is not int and not (isinstance(size, float) and not math.isfinite(size)):
         raise InvalidInputError(
-            f"{name} answered with batch_size={decision.batch_size!r}: a rule must answer with a "
-            "whole number of samples of at least 1"
+            f"{name} answered with batch_size={size!r}: a rule must answer with a whole number of samples of at least 1"
         )
-    if not 0 <= decision.lr_scale < math.inf:
-        raise InvalidInputError(
-            f"{name} answered with lr_scale={decision.lr_scale}: a rule must answer with a finite "
-            "factor that is not negative"
-        )
+    if not isinstance(scale, int | float):
+        raise InvalidInputError(f"{name} answered with lr_scale={scale!r}: a rule must answer with a factor")
     if not all(map(math.isfinite, decision.numbers.values())):
         raise InvalidInputError(f"{name} answered with numbers={dict(decision.numbers)}: they must be finite")
     return decision, state
+
+
+def _held_if_absurd(decision: Decision, name: str, progress: Progress) -> Decision:
+    """The decision; or the requested size and rate, where it asks for what cannot be."""
+    size, scale = decision.batch_size, decision.lr_scale
+    if 1 <= size <= MAX_BATCH_SIZE and 0 <= scale < math.inf:
+        return decision
+    got = f"lr_scale={scale}" if 1 <= size <= MAX_BATCH_SIZE else f"batch_size={size}"
+    reason = f"held: {name} answered with {got} ({decision.reason})"
+    return Decision(batch_size=progress.batch_size, reason=reason, numbers={"held": 1.0})
 
 
 def lacking(statistics: Statistics, quantities: frozenset[str]) -> frozenset[str]:

@@ -157,6 +157,7 @@ class Controller:
         self._samples_seen = 0
         self._seconds = 0.0
         self._skipped_in_a_row = 0
+        self._num_held = 0
         self._record: Record | None = None
         self._state = rule.init()
         self._shadow_states = {name: shadow.init() for name, shadow in self._shadows.items()}
@@ -182,6 +183,11 @@ class Controller:
     def estimator(self) -> str:
         """``"layers"`` or ``"chunks"``; ``"none"`` while no rule has asked for statistics."""
         return self._meter.estimator
+
+    @property
+    def num_held(self) -> int:
+        """Answers of rules that were nan, infinite, not positive or absurd, and so were not followed."""
+        return self._num_held
 
     def run(self, *, epochs: int | None = None, samples: int | None = None, steps: int | None = None) -> Iterator[Any]:
         """Hand out micro-batches until a budget is spent, counted from where training stands.
@@ -337,6 +343,7 @@ class Controller:
             "samples_seen": self._samples_seen,
             "seconds": self._seconds,
             "skipped_in_a_row": self._skipped_in_a_row,
+            "num_held": self._num_held,
             "stream": self._stream.state_dict(),
         }
 
@@ -367,6 +374,7 @@ class Controller:
         self._samples_seen = state["samples_seen"]
         self._seconds = state["seconds"]
         self._skipped_in_a_row = state["skipped_in_a_row"]
+        self._num_held = state["num_held"]
 
     def close(self) -> None:
         """Take hooks off, shut the stream's workers down, close the sinks."""
@@ -459,7 +467,13 @@ class Controller:
     ) -> tuple[Decision, Any]:
         """The rule's decision and next state, in view of what it required of this batch."""
         absent = lacking(statistics, batch.quantities)
-        return ask(rule, statistics, progress, state, absent & rule.requires(batch.before) if absent else absent)
+        absent = absent & rule.requires(batch.before) if absent else absent
+        decision, state = ask(rule, statistics, progress, state, absent)
+        if "held" in decision.numbers:
+            self._num_held += 1
+            if self._num_held == 1:
+                _logger.warning("step %d: %s; further ones are only counted", progress.step, decision.reason)
+        return decision, state
 
     def _grow(self, batch: _Batch, more: int) -> bool:
         """Make room for ``more`` samples in the batch; false where none are left."""

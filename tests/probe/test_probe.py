@@ -302,7 +302,10 @@ class TestProjections:
     def test_by_chunks_only_what_needs_no_single_samples(self):
         model = mlp()
         statistics = measured(Probe(model, QUANTITIES, estimator="chunks"), model, *data(6, 6), [3, 3])
-        assert [name for name in QUANTITIES if getattr(statistics, name) is None] == list(PROJECTIONS[:2])
+        assert [name for name in QUANTITIES if getattr(statistics, name) is None] == [
+            *PROJECTIONS[:2],
+            "position_sqnorm",
+        ]
 
 
 class TestSampleFraction:

@@ -1,6 +1,7 @@
 """CABS by hand, against the authors' rule transcribed, and at the edges that the paper leaves open."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -223,6 +224,27 @@ def test_the_reason_has_the_numbers() -> None:
     assert decision.reason == "cabs: lr*variance/loss = 5/2"
 
 
+def test_momentum_takes_the_rate_at_which_it_moves_in_the_long_run() -> None:
+    rule = gb.CABS(**HALF, with_momentum=True)
+    for momentum, expected in ((0.0, 16), (0.75, 64)):  # 0.5 * 64/1, over 1 - 0.75
+        place = replace(progress(lr=0.5), momentum=momentum)
+        decision, _ = rule.update(moments(variance=64.0), place, rule.init())
+        assert decision.batch_size == expected
+        assert gb.CABS(**HALF).update(moments(variance=64.0), place, rule.init())[0].batch_size == 16
+    with pytest.raises(InvalidInputError, match="momentum below 1"):
+        rule.requires(replace(progress(), momentum=1.0))
+
+
+def test_the_authors_moment_leaves_out_products_between_positions() -> None:
+    rule = gb.CABS(**HALF, moment="position")
+    assert rule.requires(progress()) == {"position_sqnorm", "grad_sqnorm"}
+    batch = gb.Statistics(num_samples=4, loss=1.0, position_sqnorm=68.0, grad_sqnorm=4.0, sample_sqnorm=1e6)
+    decision, state = rule.update(batch, progress(lr=1.0), rule.init())
+    assert decision.batch_size == 32
+    assert decision.numbers == {"variance": 32.0, "loss": 1.0}
+    assert state == {"variances": [32.0], "loss": 1.0}
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -231,6 +253,7 @@ def test_the_reason_has_the_numbers() -> None:
         *[("max_batch_size", value) for value in (0, 15, 100.0, "2048")],
         *[("scale", value) for value in (0.0, -1.0, math.nan, math.inf)],
         *[("eps", value) for value in (-1e-9, math.nan, math.inf)],
+        *[("moment", value) for value in ("layers", None)],
     ],
 )
 def test_bad_hyper_parameters(name: str, value: Any) -> None:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gradbatch.probe.forms import Lazy, OuterSum, PerSample
-from gradbatch.probe.operations import Call, operation, reduced
+from gradbatch.probe.operations import Call, operation, over_positions, reduced
 
 __all__ = ["convolution", "windows"]
 
@@ -26,7 +26,13 @@ def convolution(call: Call) -> dict[int, PerSample]:
     forms: dict[int, PerSample] = {}
     if 1 in call.operands:
         forms[1] = _kernel(call, call.shape(1))
-    if 2 in call.operands:
+    if 2 in call.operands and call.by_position:
+        shape = call.shape(2)
+        grads = call.by_sample(call.grad)
+        channels = grads.dim() - (call.grad.dim() - 1)  # their axis; before it, passes of the layer over one sample
+        grads = grads.movedim(channels, -1)
+        forms[2] = over_positions(grads.reshape(len(grads), -1, shape.numel()), shape)
+    elif 2 in call.operands:
         forms[2] = reduced(call, call.grad.flatten(2).sum(2), call.shape(2))
     return forms
 

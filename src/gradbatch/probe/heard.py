@@ -6,7 +6,7 @@ from torch import Tensor
 
 from gradbatch.probe.forms import PerSample
 from gradbatch.probe.joining import combined, settled
-from gradbatch.probe.moments import method, second_moment, sqnorm_sum, weighted_sum
+from gradbatch.probe.moments import method, position_sqnorm_sum, second_moment, sqnorm_sum, weighted_sum
 from gradbatch.probe.strides import stride_sqnorms, stride_square_sums, stride_sums
 
 __all__ = ["Heard", "Plan"]
@@ -23,6 +23,7 @@ class Plan:
         learn: Find out anew how the samples lie, and let the forms give the summed gradient as well.
         keep_grads: Keep the parameters' whole gradients.
         second_moments: Compute elementwise second moments.
+        position_sqnorms: Sum squared norms of what each position gives, too.
         keep_forms: Keep the per-sample gradients in their forms.
         by_gram: How norms of sums over positions are computed, see `sqnorms`.
         stride: Samples in a stride; 0 where nothing is asked of strides.
@@ -40,6 +41,7 @@ class Plan:
     learn: bool
     keep_grads: bool
     second_moments: bool
+    position_sqnorms: bool
     keep_forms: bool
     by_gram: bool | None
     stride: int
@@ -57,6 +59,7 @@ class Heard:
     Attributes:
         accumulates: Whether the pass went into ``.grad``.
         sqnorm_sums: Sums over samples of the squared norms of the gradients of what was sent backward, 0-dim.
+        position_sqnorms: The same of what each position of a sample gives, where asked for.
         second_moments: Elementwise sums over samples of their squares, where asked for.
         forms: The per-sample gradients, where they are kept.
         stride_sums: Sums of the gradients over each stride, [k, *shape], where asked for.
@@ -73,6 +76,7 @@ class Heard:
 
     accumulates: bool
     sqnorm_sums: dict[int, Tensor] = field(default_factory=dict)
+    position_sqnorms: dict[int, Tensor] = field(default_factory=dict)
     second_moments: dict[int, Tensor] = field(default_factory=dict)
     forms: dict[int, PerSample] = field(default_factory=dict)
     stride_sums: dict[int, Tensor] = field(default_factory=dict)
@@ -101,6 +105,8 @@ class Heard:
         if plan.learn and plan.count == plan.num_samples:
             self.grad_sums[place] = weighted_sum(form, total.new_ones(plan.count))
             self.methods[place] = method(form, plan.by_gram)
+        if plan.position_sqnorms:
+            self.position_sqnorms[place] = position_sqnorm_sum(form)
         if plan.second_moments:
             self.second_moments[place] = second_moment(form)
         if plan.sum_strides:
@@ -127,6 +133,7 @@ class Heard:
 
 _BY_PLACE = (
     "sqnorm_sums",
+    "position_sqnorms",
     "second_moments",
     "forms",
     "stride_sums",

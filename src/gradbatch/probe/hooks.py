@@ -262,7 +262,10 @@ class Listener:
         if plan.learn:
             heard.rounding = max(heard.rounding, _rounding(first))
         node, operands = junction.node, junction.node.next_functions
-        call = Call(node, grads, list(junction.operands), junction.layout, plan.num_samples, plan.count, self._group)
+        operands_here, layout = list(junction.operands), junction.layout
+        call = Call(
+            node, grads, operands_here, layout, plan.num_samples, plan.count, plan.position_sqnorms, self._group
+        )
         try:
             with _plain_arithmetic(first):
                 for place, form in per_sample_gradients(call).items():

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.graph import Node
 from torch.utils.checkpoint import GraphExecGroup
 
-from gradbatch.probe.forms import MAX_KEPT, Dense, PerSample, Rows
+from gradbatch.probe.forms import MAX_KEPT, Dense, OuterSum, PerSample, Rows
 from gradbatch.probe.layout import Folded, Layout
 from gradbatch.probe.nodes import UnknownOperationError, output_shape, saved, sent_back
 
@@ -29,6 +29,7 @@ __all__ = [
     "any_operation",
     "check_size",
     "operation",
+    "over_positions",
     "per_sample_gradients",
     "reduced",
 ]
@@ -45,6 +46,7 @@ class Call:
         layout: How the samples lie in the first output.
         num_samples: Samples B of the pass.
         count: How many of them to look at, from the first.
+        by_position: Keep positions apart even where their sum is cheaper.
         group: Under it, checkpointed activations are recomputed for us, aside from autograd's own recomputation.
     """
 
@@ -54,6 +56,7 @@ class Call:
     layout: Layout
     num_samples: int
     count: int
+    by_position: bool
     group: GraphExecGroup
     _rows: Rows | None = field(default=None, init=False)
 
@@ -143,7 +146,7 @@ def per_sample_gradients(call: Call) -> dict[int, PerSample]:
     return OPERATIONS.get(call.node.name(), any_operation)(call)
 
 
-def reduced(call: Call, grad: Tensor, shape: torch.Size) -> Dense:
+def reduced(call: Call, grad: Tensor, shape: torch.Size) -> PerSample:
     """Gradients of an operand that was broadcast, from those of the full shape.
 
     Args:
@@ -166,9 +169,26 @@ def reduced(call: Call, grad: Tensor, shape: torch.Size) -> Dense:
     first = by_sample.dim() - len(full)  # where the axes beside the samples' begin
     summed = list(range(1, first))
     summed += [first + k for k, size in enumerate(full) if size == 1 and by_sample.shape[first + k] != 1]
+    if summed and call.by_position:
+        kept = [axis for axis in range(1, by_sample.dim()) if axis not in summed]
+        by_sample = by_sample.permute(0, *summed, *kept)
+        return over_positions(by_sample.flatten(1, len(summed)).flatten(2), shape)
     if summed:
         by_sample = by_sample.sum(summed)
     return Dense(Rows(by_sample.reshape(len(by_sample), -1)), shape)
+
+
+def over_positions(grads: Tensor, shape: torch.Size) -> OuterSum:
+    """Gradients that are sums over positions, of which each is kept.
+
+    Args:
+        grads: What each position gives, [B, T, N].
+        shape: Shape of the N numbers.
+
+    Returns:
+        The sums over positions, as outer products with 1.
+    """
+    return OuterSum(grads[:, None], grads.new_ones(len(grads), 1, grads.shape[1], 1), shape)
 
 
 def _is_elementwise(call: Call, place: int, part: Tensor) -> bool:

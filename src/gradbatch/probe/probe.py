@@ -280,6 +280,7 @@ class Probe:
                 learn=learn,
                 keep_grads=learn or measurement.keep_gradient,
                 second_moments="diagonal_projection_variance" in self._quantities,
+                position_sqnorms="position_sqnorm" in self._quantities,
                 keep_forms="projection_variance" in self._quantities or (self._stride > 0 and not sum_strides),
                 by_gram=self._by_gram,
                 stride=self._stride,
@@ -316,6 +317,7 @@ class Probe:
         # A batch whose passes were not all heard in one way has no second moment.
         is_alike = sums.num_passes == 0 or plan.by_layers != sums.by_chunks
         sums.is_complete &= not problem and not heard.unsettled and is_alike
+        sums.has_positions &= plan.num_samples > 1
         sums.by_chunks = not plan.by_layers
         sums.num_samples += plan.num_samples
         sums.num_counted += plan.count
@@ -323,10 +325,11 @@ class Probe:
         sums.num_passes += 1
         per_unit = weight / measurement.loss_scale  # what turns a gradient that was heard into a sample's
         if not plan.by_layers:
-            sums.add(heard.sqnorm_sums, weight / measurement.loss_scale**2)
+            sums.add("sample", heard.sqnorm_sums, weight / measurement.loss_scale**2)
         else:
             share = plan.num_samples / plan.count
-            sums.add(heard.sqnorm_sums, per_unit**2 * share)
+            sums.add("sample", heard.sqnorm_sums, per_unit**2 * share)
+            sums.add("position", heard.position_sqnorms, per_unit**2 * share)
             sums.add_second_moments(heard.second_moments, per_unit**2 * share)
             if plan.stride:
                 sums.strides = sums.strides or StrideTotals(plan.stride)

@@ -31,8 +31,8 @@ class Sums:
         num_counted: Samples whose own gradients were looked at.
         weight: What the mean over the batch is a mean over: the samples, or what they were weighted by.
         num_passes: Passes $J$ so far.
-        values: Squared norms heard, one for every parameter of every pass.
-        places: The parameter that each belongs to.
+        values: Squared norms heard, for every parameter of every pass.
+        owners: What each is of, ``"sample"`` or ``"position"``, and the parameter that it belongs to.
         factors: The factor that turns each into its share of $\sum_i\|g_i\|^2$ (``layers``) or of
             $\sum_j n_j\|\bar g_j\|^2$ (``chunks``).
         second_moments: Elementwise $\sum_i g_i\circ g_i$ by parameter, where asked for.
@@ -40,6 +40,7 @@ class Sums:
         strides: Sums over strides of the samples, where asked for.
         gradient_sum: $\sum_i g_i$ by parameter, where the probe keeps it.
         is_complete: False once a pass was heard whose second moment cannot be had.
+        has_positions: False once a pass of one sample was heard, of which the gradient is known and no positions.
         is_contradicted: Whether the mean gradient turned out longer than the samples' gradients allow.
         by_chunks: Whether the values are of whole passes (``chunks``) or of samples (``layers``).
     """
@@ -49,20 +50,21 @@ class Sums:
     weight: float = 0.0
     num_passes: int = 0
     values: list[Tensor] = field(default_factory=list)
-    places: list[int] = field(default_factory=list)
+    owners: list[tuple[str, int]] = field(default_factory=list)
     factors: list[float] = field(default_factory=list)
     second_moments: dict[int, Tensor] = field(default_factory=dict)
     forms: list[tuple[Mapping[int, PerSample], float]] = field(default_factory=list)
     strides: StrideTotals | None = None
     gradient_sum: dict[int, Tensor] = field(default_factory=dict)
     is_complete: bool = True
+    has_positions: bool = True
     is_contradicted: bool = False
     by_chunks: bool = False
 
-    def add(self, values: Mapping[int, Tensor], factor: float) -> None:
+    def add(self, kind: str, values: Mapping[int, Tensor], factor: float) -> None:
         """Add the squared norms of one more pass, times what makes them shares."""
         self.values += values.values()
-        self.places += values
+        self.owners += [(kind, place) for place in values]
         self.factors += [factor] * len(values)
 
     def add_second_moments(self, moments: Mapping[int, Tensor], factor: float) -> None:
@@ -207,9 +209,9 @@ def _on_host(
     tensors = [torch.as_tensor(loss), *norms, *sums.values, *pairs, *dots.values(), *further]
     numbers = iter(_to_host(tensors))
     loss_value = next(numbers)
-    shares: _Shares = {"grad": {place: next(numbers) ** 2 for place in grads}, "sample": {}}
-    for place, factor in zip(sums.places, sums.factors, strict=True):
-        shares["sample"][place] = shares["sample"].get(place, 0.0) + next(numbers) * factor
+    shares: _Shares = {"grad": {place: next(numbers) ** 2 for place in grads}, "sample": {}, "position": {}}
+    for (kind, place), factor in zip(sums.owners, sums.factors, strict=True):
+        shares[kind][place] = shares[kind].get(place, 0.0) + next(numbers) * factor
     unbiased = sums.num_samples / max(1, sums.num_samples - 1)
     second = sums.per_sample**2 / sums.num_samples
     shares["diagonal"] = {place: unbiased * (next(numbers) * second - next(numbers)) for place in diagonal}
@@ -317,6 +319,8 @@ def _asked(
         values["grad_sqnorm"] = grad_sqnorm
     if "sample_sqnorm" in quantities:
         values["sample_sqnorm"] = sample_sqnorm
+    if "position_sqnorm" in quantities and sums.is_complete and sums.has_positions and not sums.by_chunks:
+        values["position_sqnorm"] = totals["position"] * sums.per_sample**2 / sums.num_samples
     if "momentum_projection" in quantities:
         values["momentum_projection"] = grad_sqnorm + totals["momentum"]
     if sums.num_samples < 2 or sample_sqnorm is None:

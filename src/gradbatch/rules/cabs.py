@@ -3,12 +3,12 @@
 import math
 from dataclasses import dataclass
 from operator import mul
-from typing import TypedDict
+from typing import Literal, TypedDict
 
-from gradbatch._types import Decision, Progress, Rule, Statistics
+from gradbatch._types import Decision, LayerStatistics, Progress, Rule, Statistics
 from gradbatch.errors import InvalidInputError
 from gradbatch.estimators import Ema, biased_grad_variance
-from gradbatch.rules._check import check_bounds
+from gradbatch.rules._check import check_bounds, check_choice
 
 __all__ = ["CABS", "CABSState"]
 
@@ -35,12 +35,18 @@ class CABS(Rule[CABSState]):
     optimum: it should be able to approach 0 and must not be negative. The averages start as in the authors'
     code, without bias correction, so that the size stays at its minimum for the first tens of steps.
 
-    Source: Balles, Romero and Hennig 2017 (arXiv:1612.05086), as in the authors' code. Deviations: with several
-    parameter groups the sum over groups of $\alpha_g\bar\xi_g$ takes the place of $\alpha\bar\xi$, which the
-    paper leaves open; the size is bounded by the data set too; a batch whose loss or variance is not finite
-    changes nothing; and ``unbiased=True`` divides the variance by $B-1$, so that its expectation does not fall
-    with the batch size that it controls (a batch of one sample is then left out of the averages). Momentum is
-    undefined in the paper and plays no part here.
+    Source: Balles, Romero and Hennig 2017 (arXiv:1612.05086), as in the authors' code. Deviations and options:
+
+    - With several parameter groups the sum over groups of $\alpha_g\bar\xi_g$ takes the place of $\alpha\bar\xi$,
+      which the paper leaves open.
+    - The size is bounded by the data set too, and a batch whose loss or variance is not finite changes nothing.
+    - ``moment="exact"`` takes the per-sample gradients' own second moment. The authors' code leaves out the products
+      between the positions of convolutions, and ``"position"`` does so too: the same for perceptrons; for convolutions
+      it may fall below $\|\bar g\|^2$ and leave a negative $\xi_t$.
+    - ``unbiased=True`` divides the variance by $B-1$, so that its expectation does not fall with the batch size that it
+      controls (a batch of one sample is then left out of the averages).
+    - Momentum is undefined in the paper and plays no part, unless ``with_momentum=True`` takes $\alpha/(1-\rho)$, the
+      rate at which heavy-ball momentum $\rho$ moves in the long run, for $\alpha$.
 
     Attributes:
         decay: $\mu$, of both averages, in [0, 1).
@@ -48,6 +54,8 @@ class CABS(Rule[CABSState]):
         max_batch_size: $B_\max$, in samples.
         scale: $c > 0$; the authors advise to leave it at 1.
         eps: $\epsilon\ge0$, in units of the loss.
+        moment: ``"exact"`` or ``"position"``, see above.
+        with_momentum: See above.
         unbiased: Divide the variance by $B-1$ instead of $B$.
     """
 
@@ -57,9 +65,12 @@ class CABS(Rule[CABSState]):
     scale: float = 1.0
     eps: float = 0.0
     unbiased: bool = False
+    moment: Literal["exact", "position"] = "exact"
+    with_momentum: bool = False
 
     def __post_init__(self) -> None:
         Ema(decay=self.decay)
+        check_choice("moment", self.moment, tuple(_MOMENTS))
         check_bounds(self.min_batch_size, self.max_batch_size)
         if not (self.scale > 0 and math.isfinite(self.scale)):
             raise InvalidInputError(f"`scale` must be positive, got {self.scale}")
@@ -67,8 +78,12 @@ class CABS(Rule[CABSState]):
             raise InvalidInputError(f"`eps` must not be negative, got {self.eps}")
 
     def requires(self, progress: Progress) -> frozenset[str]:
-        """Both moments; per parameter group where there are several."""
-        moments = frozenset({"sample_sqnorm", "grad_sqnorm"})
+        """Both moments, per parameter group where there are several; a momentum that never fades is refused."""
+        if self.with_momentum and not progress.momentum < 1:
+            raise InvalidInputError(
+                f"CABS(with_momentum=True) needs a momentum below 1, got {progress.momentum}: leave `with_momentum` out"
+            )
+        moments = frozenset({_MOMENTS[self.moment], "grad_sqnorm"})
         return moments | {"groups"} if progress.group_lrs else moments
 
     def init(self) -> CABSState:
@@ -83,20 +98,30 @@ class CABS(Rule[CABSState]):
             return Decision(batch_size=progress.batch_size, reason=reason), state
         state = self._average(variances, statistics.loss, state)
         lrs = progress.group_lrs or (progress.lr,)
-        numerator = self.scale * sum(map(mul, lrs, state["variances"]))
+        pace = 1 / (1 - progress.momentum) if self.with_momentum else 1.0
+        numerator = self.scale * pace * sum(map(mul, lrs, state["variances"]))
         denominator = state["loss"] + self.eps
         size = self._clip(numerator, denominator, progress.dataset_size)
         reason = f"cabs: lr*variance/loss = {numerator:.4g}/{denominator:.4g}"
-        return Decision(batch_size=size, reason=reason), state
+        numbers = {"variance": sum(state["variances"]), "loss": state["loss"]}
+        return Decision(batch_size=size, reason=reason, numbers=numbers), state
 
     def _variances(self, statistics: Statistics, progress: Progress) -> list[float]:
         """The batch's gradient variance in each parameter group; nan if it has none."""
         parts = (statistics.groups or ()) if progress.group_lrs else (statistics,)
-        biased = [biased_grad_variance(part) for part in parts]
+        biased = [self._biased(part) for part in parts]
         if not self.unbiased:
             return biased
         size = statistics.num_samples
         return [size / (size - 1) * variance if size > 1 else math.nan for variance in biased]
+
+    def _biased(self, part: Statistics | LayerStatistics) -> float:
+        """The biased variance, from the second moment of the rule's choice."""
+        if self.moment == "exact":
+            return biased_grad_variance(part)
+        assert part.position_sqnorm is not None
+        assert part.grad_sqnorm is not None
+        return part.position_sqnorm - part.grad_sqnorm
 
     def _average(self, variances: list[float], loss: float, state: CABSState) -> CABSState:
         """The running averages with this batch in them."""
@@ -119,3 +144,6 @@ class CABS(Rule[CABSState]):
             return largest if numerator > 0 else self.min_batch_size
         # The floor wins over a data set smaller than it: the stream cuts such a batch at the epoch's end.
         return round(max(self.min_batch_size, min(numerator / denominator, largest)))
+
+
+_MOMENTS = {"exact": "sample_sqnorm", "position": "position_sqnorm"}
