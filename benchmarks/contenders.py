@@ -64,7 +64,7 @@ def probed(case: Case, quantities: Iterable[str]) -> Round:
     probe = gb.Probe(case.model, quantities, estimator="layers")
 
     def go_backward(inputs: Tensor, targets: Tensor) -> None:
-        with probe.measure(num_samples=BATCH_SIZE, keep_gradient=False):
+        with probe.measure(num_samples=case.batch_size, keep_gradient=False):
             loss = case.loss(inputs, targets)
             loss.backward()
         probe.read(loss=loss, gradient=[p.grad for p in probe.parameters])
@@ -75,7 +75,7 @@ def probed(case: Case, quantities: Iterable[str]) -> Round:
 def controlled(case: Case, rule: gb.Rule, sinks: Sequence[JsonlSink] = ()) -> Round:
     """This library's loop."""
     stream = gb.SampleStream(case.data)
-    controller = gb.Controller(rule, case.model, case.optimizer(), stream, batch_size=BATCH_SIZE, sinks=sinks)
+    controller = gb.Controller(rule, case.model, case.optimizer(), stream, batch_size=case.batch_size, sinks=sinks)
 
     def take(steps: int) -> None:
         for inputs, targets in controller.run(steps=steps):

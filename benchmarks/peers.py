@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from training import BATCH_SIZE, Case, Round, loss_of, training
+from training import Case, Round, loss_of, training
 
 __all__ = ["backpack", "opacus", "opacus_ghost", "torch_func"]
 
@@ -72,7 +72,7 @@ def torch_func(case: Case) -> Round:
         for piece in zip(inputs.split(size), targets.split(size), strict=True):
             for name, grads in per_sample(held, *piece).items():
                 sqnorm += grads.square().sum()
-                parameters[name].grad.add_(grads.sum(0), alpha=1 / BATCH_SIZE)
+                parameters[name].grad.add_(grads.sum(0), alpha=1 / case.batch_size)
         sqnorm.item()
 
     return training(case, go_backward)

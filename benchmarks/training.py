@@ -32,6 +32,7 @@ class Case:
     model: nn.Module
     data: Data
     dtype: torch.dtype
+    batch_size: int = BATCH_SIZE
 
     @property
     def device(self) -> torch.device:
@@ -73,12 +74,12 @@ class Setting:
         return Case(SUBJECTS[self.model].model().to(self.device), data, getattr(torch, self.dtype))
 
 
-def batches(data: Data, steps: int) -> Iterator[Data]:
+def batches(data: Data, steps: int, size: int) -> Iterator[Data]:
     """Shuffled batches of in-memory data, the fastest plain way."""
     order = torch.randperm(len(data[0]), device=data[0].device)
     for step in range(steps):
-        start = step * BATCH_SIZE % (len(order) - BATCH_SIZE)
-        indices = order[start : start + BATCH_SIZE]
+        start = step * size % (len(order) - size)
+        indices = order[start : start + size]
         yield data[0].index_select(0, indices), data[1].index_select(0, indices)
 
 
@@ -105,7 +106,7 @@ def training(case: Case, go_backward: GoBackward) -> Round:
     optimizer = case.optimizer()
 
     def take(steps: int) -> None:
-        for inputs, targets in batches(case.data, steps):
+        for inputs, targets in batches(case.data, steps, case.batch_size):
             optimizer.zero_grad()
             go_backward(inputs, targets)
             optimizer.step()

@@ -25,6 +25,7 @@ FLOORS = {
     "_sources": 2,
     "schedules": 2,
     "asking": 3,
+    "replay": 3,
     "measuring": 3,
     "updating": 3,
     "_arguments": 3,

@@ -160,6 +160,18 @@ def test_an_absurd_answer_is_held_with_its_reason(change: dict[str, Any], words:
     assert state == {"seen": 1}
 
 
+def test_what_is_held_keeps_the_last_learning_rate_scale() -> None:
+    broken, empty = moments(loss=math.nan), gb.Statistics(num_samples=32, loss=1.0)
+    absurd = Answers(answer=(gb.Decision(batch_size=0), None))
+    for decision, _ in (
+        ask(gb.CABS(), broken, progress(), gb.CABS().init(), NOTHING, 0.5),
+        ask(gb.CABS(), empty, progress(), gb.CABS().init(), frozenset({"grad_sqnorm"}), 0.5),
+        ask(absurd, moments(), progress(), None, NOTHING, 0.5),
+    ):
+        assert decision.reason.startswith("held: ")
+        assert decision.lr_scale == 0.5
+
+
 @pytest.mark.parametrize("change", [{"batch_size": 1}, {"batch_size": MAX_BATCH_SIZE}, {"lr_scale": 0.0}])
 def test_an_answer_at_the_edge_is_followed(change: dict[str, Any]) -> None:
     answer = gb.Decision(**{"batch_size": 3, **change})

@@ -457,6 +457,20 @@ class TestAbsurdAnswers:
         assert setup.controller.state_dict()["num_held"] == 2
         assert [record.levelname for record in caplog.records] == ["WARNING"]  # the second is only counted
 
+    def test_the_last_learning_rate_scale_is_held_too_also_after_a_resume(self):
+        setup = Setup(Sizes(sizes=(8, math.nan, 8, math.nan), lr_scale=0.5), batch_size=4)
+        assert [record.lr_scale for record in setup.train(steps=3)] == [0.5, 0.5, 0.5]
+        resumed = Setup(Sizes(sizes=(8, math.nan, 8, math.nan), lr_scale=0.5), batch_size=4)
+        resumed.controller.load_state_dict(setup.controller.state_dict())
+        assert [record.lr_scale for record in resumed.train(steps=1)] == [0.5]
+
+
+class TestAtABudgetsEnd:
+    def test_a_rule_that_would_have_drawn_more_says_nothing_of_the_next_batch(self):
+        setup = Setup(DrawUntil(more=4, enough=18), batch_size=10)
+        record = setup.train(samples=14)[-1]
+        assert (record.batch_size, record.requested, record.next_batch_size) == (14, 10, 10)
+
 
 class TestFallingBack:
     def test_training_goes_on_by_chunks_and_the_batch_without_statistics_is_held(self, caplog):

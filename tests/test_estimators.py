@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 import gradbatch as gb
 from gradbatch.errors import InvalidInputError
-from gradbatch.estimators import Ema, biased_grad_variance, corrected_grad_sqnorm, grad_variance, noise_scale
+from gradbatch.estimators import (
+    DebiasedEma,
+    Ema,
+    biased_grad_variance,
+    corrected_grad_sqnorm,
+    grad_variance,
+    noise_scale,
+)
 
 FORMULAS = [biased_grad_variance, grad_variance, corrected_grad_sqnorm, noise_scale]
 
@@ -126,6 +133,34 @@ def test_nothing_non_finite_enters_an_average(value: float) -> None:
 def test_ema_refuses_what_is_no_decay(decay: float) -> None:
     with pytest.raises(InvalidInputError, match=f"`decay` .*got {decay}"):
         Ema(decay=decay)
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=40), st.floats(0, 0.999))
+def test_the_debiased_mean_is_ema_over_its_weight(values: list[float], decay: float) -> None:
+    plain, biased, debiased = Ema(decay=decay), 0.0, DebiasedEma(decay=decay)
+    state = debiased.init()
+    for count, value in enumerate(values, start=1):
+        biased, state = plain.update(biased, value), debiased.update(state, value)
+        # Both round numbers below 1e3 forty times; dividing by a weight of 1e-3 or more costs three digits.
+        assert state["mean"] == pytest.approx(biased / (1 - decay**count), abs=1e-8)
+    assert state["count"] == len(values)
+
+
+def test_debiased_mean_by_hand() -> None:
+    ema = DebiasedEma(decay=0.5)
+    state = ema.update(ema.init(), 3.0)
+    assert state == {"mean": 3.0, "count": 1}
+    assert ema.update(state, math.nan) == ema.update(state, math.inf) == state
+    # Weights 1/3 and 2/3, and no range left at the largest numbers.
+    assert ema.update(state, 6.0) == {"mean": 5.0, "count": 2}
+    largest = 1.7e308
+    assert ema.update({"mean": -largest, "count": 3}, largest)["mean"] < largest
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.0, math.nan])
+def test_debiased_mean_refuses_what_is_no_decay(decay: float) -> None:
+    with pytest.raises(InvalidInputError, match=f"`decay` .*got {decay}"):
+        DebiasedEma(decay=decay)
 
 
 # Per-sample gradients that are Gaussian, with a mean G and a covariance Σ that are known and not diagonal.

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Generic, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from gradbatch.errors import InvalidInputError
@@ -18,6 +20,7 @@ __all__ = [
     "QUANTITIES",
     "STRIDE_QUANTITIES",
     "Decision",
+    "Floats",
     "LayerStatistics",
     "Progress",
     "Record",
@@ -25,6 +28,9 @@ __all__ = [
     "Statistics",
     "Strides",
 ]
+
+Floats = npt.NDArray[np.float64]
+"""Numbers on the host."""
 
 QUANTITIES = (
     "grad_sqnorm",
@@ -50,16 +56,16 @@ class Strides:
 
     Attributes:
         counts: $n_j$, all equal but the last, which may be smaller.
-        gram: $S_j\cdot S_k$, if ``"stride_gram:<size>"`` was asked for.
-        sqnorms: $\sum_{i\in j}\|g_i\|^2$, if ``"stride_sqnorms:<size>"`` was asked for.
+        gram: $S_j\cdot S_k$, [k, k], if ``"stride_gram:<size>"`` was asked for.
+        sqnorms: $\sum_{i\in j}\|g_i\|^2$, [k], if ``"stride_sqnorms:<size>"`` was asked for.
         sums: $S_j$ over ``scale``, [k, *shape], if ``"stride_moments:<size>"`` was asked for.
         square_sums: $\sum_{i\in j}g_i\circ g_i$ over ``scale`` squared, likewise.
         scale: The factor that the tensors want; it is left out of them, since they are large.
     """
 
     counts: tuple[int, ...]
-    gram: tuple[tuple[float, ...], ...] | None = None
-    sqnorms: tuple[float, ...] | None = None
+    gram: Floats | None = None
+    sqnorms: Floats | None = None
     sums: Tensor | None = None
     square_sums: Tensor | None = None
     scale: float = 1.0

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from gradbatch._types import Decision, Progress, Rule, Statistics
@@ -14,9 +15,14 @@ MAX_BATCH_SIZE = 10**9
 
 
 def ask(
-    rule: Rule[Any], statistics: Statistics, progress: Progress, state: Any, absent: frozenset[str]
+    rule: Rule[Any],
+    statistics: Statistics,
+    progress: Progress,
+    state: Any,
+    absent: frozenset[str],
+    lr_scale: float = 1.0,
 ) -> tuple[Decision, Any]:
-    """The rule's decision and next state; or the size as it was, where the batch or the answer is of no use.
+    """The rule's decision and next state; or size and rate as they were, where the batch or the answer is of no use.
 
     An answer that is nan, infinite, not positive or absurdly large is held, with the number ``held`` for the log.
 
@@ -26,6 +32,7 @@ def ask(
         progress: Where training stands.
         state: The rule's state.
         absent: Quantities that the rule required and this batch cannot give.
+        lr_scale: The last factor on the learning rate.
 
     Returns:
         Decision and state.
@@ -33,13 +40,16 @@ def ask(
     Raises:
         InvalidInputError: If the rule's answer is none, which is a mistake in its code.
     """
+    held = Decision(batch_size=progress.batch_size, lr_scale=lr_scale)
     if not statistics.is_finite:
-        return Decision(batch_size=progress.batch_size, reason="held: loss or gradient is not finite"), state
+        return replace(held, reason="held: loss or gradient is not finite"), state
     if absent:
-        reason = f"held: this batch cannot give {', '.join(sorted(absent))}"
-        return Decision(batch_size=progress.batch_size, reason=reason), state
+        return replace(held, reason=f"held: this batch cannot give {', '.join(sorted(absent))}"), state
     decision, state = _checked(rule, rule.update(statistics, progress, state))
-    return _held_if_absurd(decision, type(rule).__name__, progress), state
+    if absurd := _what_is_absurd(decision):
+        reason = f"held: {type(rule).__name__} answered with {absurd} ({decision.reason})"
+        return replace(held, reason=reason, numbers={"held": 1.0}), state
+    return decision, state
 
 
 def _checked(rule: Rule[Any], answer: Any) -> tuple[Decision, Any]:
@@ -64,14 +74,11 @@ def _checked(rule: Rule[Any], answer: Any) -> tuple[Decision, Any]:
     return decision, state
 
 
-def _held_if_absurd(decision: Decision, name: str, progress: Progress) -> Decision:
-    """The decision; or the requested size and rate, where it asks for what cannot be."""
-    size, scale = decision.batch_size, decision.lr_scale
-    if 1 <= size <= MAX_BATCH_SIZE and 0 <= scale < math.inf:
-        return decision
-    got = f"lr_scale={scale}" if 1 <= size <= MAX_BATCH_SIZE else f"batch_size={size}"
-    reason = f"held: {name} answered with {got} ({decision.reason})"
-    return Decision(batch_size=progress.batch_size, reason=reason, numbers={"held": 1.0})
+def _what_is_absurd(decision: Decision) -> str:
+    """What a decision asks for that cannot be, or an empty string."""
+    if not 1 <= decision.batch_size <= MAX_BATCH_SIZE:
+        return f"batch_size={decision.batch_size}"
+    return "" if 0 <= decision.lr_scale < math.inf else f"lr_scale={decision.lr_scale}"
 
 
 def lacking(statistics: Statistics, quantities: frozenset[str]) -> frozenset[str]:

@@ -153,6 +153,7 @@ class Controller:
         self._device = next(p.device for p in model.parameters() if p.requires_grad)
 
         self._next_size = batch_size
+        self._lr_scale = 1.0
         self._step = 0
         self._samples_seen = 0
         self._seconds = 0.0
@@ -313,7 +314,7 @@ class Controller:
         self._updater.unscale()
         statistics = self._meter.read(batch.loss, batch.drawn)
         progress = self._progress(batch.drawn, batch.before.batch_size, since=batch.started)
-        decision, batch.state = self._ask(self._rule, batch, statistics, progress, batch.state)
+        decision, batch.state = self._ask(self._rule, batch, statistics, progress, batch.state, self._lr_scale)
         if not decision.step and self._grow(batch, decision.batch_size):
             return None
         answers = {
@@ -339,6 +340,7 @@ class Controller:
             "rule_state": self._state,
             "shadow_states": dict(self._shadow_states),
             "batch_size": self._next_size,
+            "lr_scale": self._lr_scale,
             "step": self._step,
             "samples_seen": self._samples_seen,
             "seconds": self._seconds,
@@ -370,6 +372,7 @@ class Controller:
         self._state = state["rule_state"]
         self._shadow_states = dict(state["shadow_states"])
         self._next_size = state["batch_size"]
+        self._lr_scale = state["lr_scale"]
         self._step = state["step"]
         self._samples_seen = state["samples_seen"]
         self._seconds = state["seconds"]
@@ -463,12 +466,18 @@ class Controller:
         self._batch, self._handed_out = None, 0
 
     def _ask(
-        self, rule: Rule[Any], batch: _Batch, statistics: Statistics, progress: Progress, state: Any
+        self,
+        rule: Rule[Any],
+        batch: _Batch,
+        statistics: Statistics,
+        progress: Progress,
+        state: Any,
+        lr_scale: float = 1.0,
     ) -> tuple[Decision, Any]:
         """The rule's decision and next state, in view of what it required of this batch."""
         absent = lacking(statistics, batch.quantities)
         absent = absent & rule.requires(batch.before) if absent else absent
-        decision, state = ask(rule, statistics, progress, state, absent)
+        decision, state = ask(rule, statistics, progress, state, absent, lr_scale)
         if "held" in decision.numbers:
             self._num_held += 1
             if self._num_held == 1:
@@ -505,13 +514,15 @@ class Controller:
         self._shadow_states = {name: state for name, (_, state) in answers.items()}
         self._stream.commit(batch.drawn)
         self._seconds += time.perf_counter() - batch.started
+        # A rule that would have drawn more, where none were left, said nothing of the next batch.
+        next_size = decision.batch_size if decision.step else progress.batch_size
         self._record = record = Record(
             step=self._step,
             samples_seen=progress.samples_seen,
             epoch=progress.epoch,
             batch_size=batch.drawn,
             requested=progress.batch_size,
-            next_batch_size=decision.batch_size,
+            next_batch_size=next_size,
             micro_batches=batch.micro_batches,
             lr=progress.lr,
             momentum=progress.momentum,
@@ -526,7 +537,8 @@ class Controller:
             shadows={name: answer.batch_size for name, (answer, _) in answers.items()},
             **{name: getattr(statistics, name) for name in QUANTITIES},
         )
-        self._next_size = decision.batch_size  # the one feedback edge
+        self._next_size = next_size  # the one feedback edge
+        self._lr_scale = decision.lr_scale
         self._step += 1
         self._samples_seen = progress.samples_seen
         for sink in self._sinks:

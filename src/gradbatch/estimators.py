@@ -2,11 +2,22 @@
 
 import math
 from dataclasses import dataclass
+from typing import TypedDict
 
 from gradbatch._types import LayerStatistics, Statistics
 from gradbatch.errors import InvalidInputError
 
-__all__ = ["Ema", "biased_grad_variance", "corrected_grad_sqnorm", "grad_variance", "noise_scale"]
+__all__ = [
+    "DebiasedEma",
+    "Ema",
+    "RunningMean",
+    "adascale_gain",
+    "biased_grad_variance",
+    "corrected_grad_sqnorm",
+    "grad_variance",
+    "grown",
+    "noise_scale",
+]
 
 
 def biased_grad_variance(stats: Statistics | LayerStatistics) -> float:
@@ -117,6 +128,46 @@ def noise_scale(stats: Statistics | LayerStatistics) -> float | None:
     return grad_variance(stats) / signal if signal > 0 else None
 
 
+def adascale_gain(variance: float, grad_sqnorm: float, *, base_batch_size: float, batch_size: float) -> float:
+    r"""How many updates with the base batch size one update with this batch size is worth.
+
+    With the variance $\operatorname{tr}\Sigma$ of per-sample gradients, the squared norm $\|G\|^2$ of the true
+    gradient, base batch size $b$ and batch size $B$, $S=B/b$ times as large,
+
+    $$ r = \frac{\operatorname{tr}\Sigma/b+\|G\|^2}{\operatorname{tr}\Sigma/B+\|G\|^2}
+         = S\,\frac{B_\text{simple}+b}{B_\text{simple}+B}, $$
+
+    which is $(\sigma^2+\mu^2)/(\sigma^2/S+\mu^2)$ with $\sigma^2=\operatorname{tr}\Sigma/b$, the variance of a
+    gradient over $b$ samples. It lies between 1 and $S$; $r/S$ is the statistical efficiency of Pollux.
+
+    Source: Johnson et al. 2020 (arXiv:2007.05105), the gain ratio of AdaScale.
+
+    Args:
+        variance: $\operatorname{tr}\Sigma$, an estimate; below 0 it counts as 0.
+        grad_sqnorm: $\|G\|^2$, an estimate; below 0 it counts as 0.
+        base_batch_size: $b>0$, in samples.
+        batch_size: $B>0$, in samples.
+
+    Returns:
+        The gain; 1 where both estimates are 0 and say nothing.
+
+    Example:
+        >>> adascale_gain(64.0, 1.0, base_batch_size=32, batch_size=64)
+        1.5
+    """
+    largest = max(variance, grad_sqnorm)
+    if not largest > 0:
+        return 1.0
+    # In units of the larger, so that no sum overflows.
+    noise, signal = max(variance, 0.0) / largest, max(grad_sqnorm, 0.0) / largest
+    return (noise / base_batch_size + signal) / (noise / batch_size + signal)
+
+
+def grown(batch_size: int, factor: float) -> int:
+    """The batch size times a factor above 1, rounded down, but one sample more at least."""
+    return max(batch_size + 1, int(factor * batch_size))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ema:
     r"""Running mean $\bar x \leftarrow \beta\bar x + (1-\beta)x$, without bias correction.
@@ -140,3 +191,47 @@ class Ema:
     def update(self, mean: float, value: float) -> float:
         """The mean after one more observation; unchanged if the observation is nan or infinite."""
         return self.decay * mean + (1 - self.decay) * value if math.isfinite(value) else mean
+
+
+class RunningMean(TypedDict):
+    """A mean and the number of observations in it."""
+
+    mean: float
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DebiasedEma:
+    r"""Running mean of `Ema` from 0, divided by the weight $1-\beta^n$ of its $n$ observations.
+
+    Kept in the form that needs no division afterwards and never leaves the range of what was observed:
+
+    $$ \bar x \leftarrow (1-w)\,\bar x + w\,x, \qquad w = \frac{1-\beta}{1-\beta^n}. $$
+
+    The first observation is the first mean; while $n\ll1/(1-\beta)$ it is nearly the plain mean.
+
+    Attributes:
+        decay: $\beta$, the coefficient of the past, in [0, 1).
+
+    Example:
+        >>> ema = DebiasedEma(decay=0.5)
+        >>> ema.update(ema.update(ema.init(), 3.0), 6.0)
+        {'mean': 5.0, 'count': 2}
+    """
+
+    decay: float
+
+    def __post_init__(self) -> None:
+        Ema(decay=self.decay)
+
+    def init(self) -> RunningMean:
+        """No observation yet."""
+        return RunningMean(mean=0.0, count=0)
+
+    def update(self, state: RunningMean, value: float) -> RunningMean:
+        """The mean after one more observation; unchanged if the observation is nan or infinite."""
+        if not math.isfinite(value):
+            return state
+        count = state["count"] + 1
+        weight = (1 - self.decay) / (1 - self.decay**count)
+        return RunningMean(mean=(1 - weight) * state["mean"] + weight * value, count=count)

@@ -28,7 +28,7 @@ def replay(records: Iterable[Record], rule: Rule[Any]) -> Iterator[Decision]:
     Raises:
         InvalidInputError: If the rule selects among gradients, which are in no log.
     """
-    state = rule.init()
+    state, lr_scale = rule.init(), 1.0
     for record in records:
         progress = progress_of(record)
         before = replace(progress, samples_seen=record.samples_seen - record.batch_size)
@@ -39,7 +39,8 @@ def replay(records: Iterable[Record], rule: Rule[Any]) -> Iterator[Decision]:
                 "in their logs"
             )
         statistics = statistics_of(record)
-        decision, state = ask(rule, statistics, progress, state, lacking(statistics, quantities))
+        decision, state = ask(rule, statistics, progress, state, lacking(statistics, quantities), lr_scale)
+        lr_scale = decision.lr_scale
         yield decision
 
 

@@ -64,7 +64,7 @@ def test_strides_are_the_loop_s_however_the_batch_is_cut(name, cut, size):
         assert (got.sums * got.scale - sums).abs().max() <= 1e-9 * size * largest
         assert (got.square_sums * got.scale**2 - squares).abs().max() <= 1e-9 * size * largest**2
         total = own.square().sum().item()
-        assert (torch.tensor(got.gram, dtype=torch.float64) - gram).abs().max() <= 1e-9 * SAMPLES * total
+        assert (torch.from_numpy(got.gram) - gram).abs().max() <= 1e-9 * SAMPLES * total
         assert got.sqnorms == pytest.approx([piece.square().sum().item() for piece in pieces], abs=1e-9 * total)
 
 
@@ -79,7 +79,7 @@ def test_the_selected_gradient_is_the_weighted_mean(name, cut, announced):
         sums = torch.stack([piece.sum(0).flatten() for piece in own.split(3)])
         sqnorms = [piece.square().sum().item() for piece in own.split(3)]
         assert strides[parameter].sqnorms == pytest.approx(sqnorms, rel=1e-9, abs=1e-9 * max(sqnorms))
-        gram = torch.tensor(strides[parameter].gram, dtype=torch.float64)
+        gram = torch.from_numpy(strides[parameter].gram)
         assert (gram - sums @ sums.T).abs().max() <= 1e-9 * SAMPLES * own.square().sum()
     first = next(iter(gradients))
     layers = {parameter.rpartition(".")[0] for parameter in gradients}

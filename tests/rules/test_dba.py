@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -204,8 +205,8 @@ def strides_of(rows: Tensor, size: int) -> dict[str, Strides]:
     return {
         "layer.weight": Strides(
             counts=tuple(map(len, pieces)),
-            gram=tuple(map(tuple, (sums @ sums.T).tolist())),
-            sqnorms=tuple(piece.square().sum().item() for piece in pieces),
+            gram=(sums @ sums.T).double().numpy(),
+            sqnorms=np.array([piece.square().sum().item() for piece in pieces]),
             sums=sums,
             square_sums=torch.stack([piece.square().sum(0) for piece in pieces]),
         )

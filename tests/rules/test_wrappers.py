@@ -161,6 +161,55 @@ def test_averages_fill_during_the_warmup() -> None:
     assert warm.decisions[20:] == bare.decisions[20:]
 
 
+@pytest.mark.parametrize(
+    ("present", "ratio", "expected"),
+    [
+        (40, 1.0, 40),
+        (41, 1.0, 40),
+        (32, 1.25, 32),
+        (31, 1.25, 40),
+        (50, 1.25, 50),
+        (51, 1.25, 40),
+        (39, 1.1, 39),
+        (1, 1.1, 40),
+    ],
+)
+def test_hysteresis(present: int, ratio: float, expected: int) -> None:
+    decision = answer(gb.Hysteresis(rule=Says(), ratio=ratio), batch_size=present)
+    assert decision.batch_size == expected
+    held = f"; held within a factor of {ratio:g} at {present} instead of 40"
+    assert decision.reason == ("said" if expected == 40 else "said" + held)
+
+
+@given(st.integers(1, 10**6), st.integers(1, 10**6), st.floats(1.0, 10.0))
+def test_hysteresis_is_symmetric_and_never_moves_by_less(present: int, asked: int, ratio: float) -> None:
+    there = answer(gb.Hysteresis(rule=Says(size=asked), ratio=ratio), batch_size=present).batch_size
+    back = answer(gb.Hysteresis(rule=Says(size=present), ratio=ratio), batch_size=asked).batch_size
+    assert (there == present) is (back == asked)
+    assert there == present or (there == asked and max(there / present, present / there) >= ratio * (1 - 1e-12))
+
+
+def test_hysteresis_leaves_the_rest_of_a_decision() -> None:
+    rule = gb.Hysteresis(rule=Says(size=33, weights={"layer": (1.0,)}))
+    decision, state = rule.update(moments(), progress(), 41)
+    assert (decision.batch_size, decision.lr_scale, decision.weights, state) == (32, 2.0, {"layer": (1.0,)}, 42)
+    assert rule.requires(progress()) == {"noise_scale"}
+
+
+def test_a_slow_drift_is_followed_in_leaps() -> None:
+    # CABS at decay 0 asks for 100, 101, ..., 199.
+    course = [moments(variance=1000.0 + 10 * t) for t in range(100)]
+    sizes = [d.batch_size for d in follow(gb.Hysteresis(rule=gb.CABS(decay=0.0), ratio=1.2), course).decisions]
+    assert sorted(set(sizes)) == [100, 121, 146, 176]
+    assert sizes == sorted(sizes)
+
+
+@pytest.mark.parametrize("ratio", [0.99, 0.0, -1.0, float("nan"), float("inf")])
+def test_bad_ratios(ratio: float) -> None:
+    with pytest.raises(InvalidInputError, match=f"`ratio` must be a finite number of at least 1, got {ratio}"):
+        gb.Hysteresis(rule=Says(), ratio=ratio)
+
+
 def test_wrappers_compose_from_the_inside_out() -> None:
     inner = gb.Clip(rule=Says(size=1000), max_batch_size=90)
     decision = answer(gb.RoundTo(rule=inner, multiple=64))

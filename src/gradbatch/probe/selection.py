@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from gradbatch._types import Strides
+from gradbatch._types import Floats, Strides
 from gradbatch.errors import InvalidInputError
 from gradbatch.probe.forms import PerSample
 from gradbatch.probe.heard import Heard
@@ -95,27 +95,27 @@ class StrideTotals:
         return numbers
 
     def strides(
-        self, num_samples: int, names: Sequence[str], numbers: Mapping[tuple[str, int], list[float]], per_sample: float
+        self, num_samples: int, names: Sequence[str], numbers: Mapping[tuple[str, int], Floats], per_sample: float
     ) -> dict[str, Strides]:
         """The strides of each parameter, by its name.
 
         Args:
             num_samples: Samples in the batch.
             names: The parameters' names.
-            numbers: What `asked` gave, flattened.
+            numbers: What `asked` gave, on the host.
             per_sample: Factor on ``scale``, see `Sums.per_sample`.
 
         Returns:
             What a rule may see of them.
         """
         counts, scale = self.counts(num_samples), self.scale * per_sample
-        scaled = {key: [number * scale**2 for number in own] for key, own in numbers.items()}
+        scaled = {key: own * scale**2 for key, own in numbers.items()}
         has_moments = bool(self.square_sums)
         return {
             names[place]: Strides(
                 counts=counts,
-                gram=_rows(scaled.get(("gram", place)), len(counts)),
-                sqnorms=tuple(scaled["sqnorms", place]) if place in self.sqnorms else None,
+                gram=scaled.get(("gram", place)),
+                sqnorms=scaled.get(("sqnorms", place)),
                 sums=self.sums[place] if has_moments else None,
                 square_sums=self.square_sums[place] if has_moments else None,
                 scale=scale,
@@ -171,8 +171,3 @@ def _padded(rows: Tensor, count: int) -> Tensor:
     """At least ``count`` rows, the further ones of zeros."""
     missing = count - len(rows)
     return torch.cat([rows, rows.new_zeros(missing, *rows.shape[1:])]) if missing > 0 else rows
-
-
-def _rows(numbers: Sequence[float] | None, count: int) -> tuple[tuple[float, ...], ...] | None:
-    """A square matrix from its numbers."""
-    return None if numbers is None else tuple([tuple(numbers[k * count : (k + 1) * count]) for k in range(count)])

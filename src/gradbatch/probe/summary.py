@@ -3,14 +3,13 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from gradbatch import estimators
-from gradbatch._types import LayerStatistics, Statistics
+from gradbatch._types import Floats, LayerStatistics, Statistics
 from gradbatch.probe.coverage import ParameterTable
 from gradbatch.probe.forms import PerSample
 from gradbatch.probe.moments import projections
@@ -167,14 +166,13 @@ def summarise(
     if strides is not None:
         strides.pad(sums.num_samples)
         of_strides = strides.asked(quantities)
-    loss_value, shares, rest = _on_host(sums, gradient, momenta, loss, quantities, [*spreads, *of_strides.values()])
-    host_spreads, further = rest[: len(spreads)], iter(rest[len(spreads) :])
+    numbers = dict(zip(of_strides, _arrays(list(of_strides.values())), strict=True))
+    loss_value, shares, host_spreads = _on_host(sums, gradient, momenta, loss, quantities, spreads)
     is_exact = sums.is_complete and not sums.by_chunks and sums.num_counted == sums.num_samples
     if is_exact and _is_contradicted(sums, shares):
         sums.is_contradicted, sums.is_complete = True, False
     of_parts = iter(host_spreads)
     parts = {name: _parts(sums, shares, cut, of_parts, quantities) for name, cut in partitions.items()}
-    numbers = {key: list(islice(further, tensor.numel())) for key, tensor in of_strides.items()}
     return Statistics(
         loss=loss_value,
         layers=_statistics(sums, parts["layers"]) if "layers" in parts else None,
@@ -198,15 +196,15 @@ def _on_host(
     momenta: Sequence[Tensor | None],
     loss: Tensor | float,
     quantities: frozenset[str],
-    further: Sequence[Tensor],
+    spreads: Sequence[Tensor],
 ) -> tuple[float, _Shares, list[float]]:
-    """The loss, the shares and further tensors as numbers: the one point at which the host waits for the device."""
+    """The loss, the shares and the spreads as numbers: the one point at which the host waits for the device."""
     grads = {place: grad for place, grad in enumerate(gradient) if grad is not None}
     norms = _norms(list(grads.values()))
     diagonal = _diagonal(sums, grads) if "diagonal_projection_variance" in quantities else {}
     dots = _dots(grads, momenta) if "momentum_projection" in quantities else {}
     pairs = [tensor for pair in diagonal.values() for tensor in pair]
-    tensors = [torch.as_tensor(loss), *norms, *sums.values, *pairs, *dots.values(), *further]
+    tensors = [torch.as_tensor(loss), *norms, *sums.values, *pairs, *dots.values(), *spreads]
     numbers = iter(_to_host(tensors))
     loss_value = next(numbers)
     shares: _Shares = {"grad": {place: next(numbers) ** 2 for place in grads}, "sample": {}, "position": {}}
@@ -345,14 +343,16 @@ _DERIVED = {"grad_variance": estimators.grad_variance, "noise_scale": estimators
 
 
 def _to_host(numbers: Sequence[Tensor]) -> list[float]:
-    """The values of tensors, flattened, in one copy from a device."""
-    device = numbers[-1].device
-    if device.type != "cpu":
-        return torch.cat([number.detach().to(device, torch.float64).reshape(-1) for number in numbers]).tolist()
-    values: list[float] = []  # nothing to copy, and nothing gained by packing
-    for number in numbers:
-        if number.dim() == 0:
-            values.append(number.item())
-        else:
-            values += number.reshape(-1).tolist()
-    return values
+    """The values of 0-dim tensors, in one copy from a device."""
+    if numbers[-1].device.type == "cpu":  # nothing to copy, and nothing gained by packing
+        return [number.item() for number in numbers]
+    return torch.stack([number.detach().to(numbers[-1].device, torch.float64) for number in numbers]).tolist()
+
+
+def _arrays(tensors: Sequence[Tensor]) -> list[Floats]:
+    """The same of small tensors of any shape, in one more copy."""
+    if not tensors:
+        return []
+    packed = torch.cat([tensor.detach().double().reshape(-1) for tensor in tensors]).cpu()
+    parts = packed.split([tensor.numel() for tensor in tensors])
+    return [part.view(tensor.shape).numpy() for part, tensor in zip(parts, tensors, strict=True)]

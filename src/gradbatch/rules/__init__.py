@@ -6,11 +6,63 @@
 from typing import Any
 
 from gradbatch._types import Rule
+from gradbatch.rules.adabatch import AdaBatch
+from gradbatch.rules.adascale import AdaScale
+from gradbatch.rules.ba import BA
 from gradbatch.rules.cabs import CABS
+from gradbatch.rules.dba import DBA
+from gradbatch.rules.divebatch import DiveBatch
 from gradbatch.rules.fixed import Fixed
+from gradbatch.rules.goodput import Goodput
+from gradbatch.rules.inner_product_test import InnerProductTest
+from gradbatch.rules.loss_ratio import LossRatio
+from gradbatch.rules.noise_floor import NoiseFloor
+from gradbatch.rules.noise_scale import NoiseScale
+from gradbatch.rules.norm_test import NormTest
+from gradbatch.rules.scale_lr import ScaleLR
 from gradbatch.rules.schedule import Schedule
-from gradbatch.rules.wrappers import Clip, Every, RoundTo, Warmup
+from gradbatch.rules.simigrad import SimiGrad
+from gradbatch.rules.wrappers import Clip, Every, Hysteresis, RoundTo, Warmup
 
-__all__ = ["CABS", "RULES", "Clip", "Every", "Fixed", "RoundTo", "Schedule", "Warmup"]
+__all__ = [
+    "BA",
+    "CABS",
+    "DBA",
+    "RULES",
+    "AdaBatch",
+    "AdaScale",
+    "Clip",
+    "DiveBatch",
+    "Every",
+    "Fixed",
+    "Goodput",
+    "Hysteresis",
+    "InnerProductTest",
+    "LossRatio",
+    "NoiseFloor",
+    "NoiseScale",
+    "NormTest",
+    "RoundTo",
+    "ScaleLR",
+    "Schedule",
+    "SimiGrad",
+    "Warmup",
+]
 
-RULES: dict[str, type[Rule[Any]]] = {"cabs": CABS, "fixed": Fixed, "schedule": Schedule}
+RULES: dict[str, type[Rule[Any]]] = {
+    "adabatch": AdaBatch,
+    "adascale": AdaScale,
+    "ba": BA,
+    "cabs": CABS,
+    "dba": DBA,
+    "divebatch": DiveBatch,
+    "fixed": Fixed,
+    "goodput": Goodput,
+    "inner-product-test": InnerProductTest,
+    "loss-ratio": LossRatio,
+    "noise-floor": NoiseFloor,
+    "noise-scale": NoiseScale,
+    "norm-test": NormTest,
+    "schedule": Schedule,
+    "simigrad": SimiGrad,
+}

@@ -9,10 +9,11 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from gradbatch._types import Strides
+from gradbatch._types import Floats, Strides
 
 __all__ = ["Distance", "Metric", "bottom_up", "metric_of", "top_down"]
 
@@ -74,13 +75,14 @@ class OfProducts(Metric):
     def __init__(
         self,
         counts: Sequence[int],
-        gram: Sequence[Sequence[float]],
-        sqnorms: Sequence[float],
+        gram: Floats,
+        sqnorms: Floats,
         formula: Callable[[float, float, int], float],
     ) -> None:
         super().__init__(counts)
-        self._gram, self._sqnorms, self._formula = gram, sqnorms, formula
-        self._dots = [0.0] * len(counts)  # of each stride with the sum of those selected
+        self._formula = formula
+        self._gram, self._own, self._sqnorms = gram, gram.diagonal().tolist(), sqnorms.tolist()
+        self._dots = np.zeros(len(counts))  # of each stride with the sum of those selected
         self._sqnorm = self._total = 0.0
 
     @property
@@ -90,21 +92,21 @@ class OfProducts(Metric):
 
     def select_all(self) -> None:
         """See `Metric.select_all`."""
-        for stride, is_selected in enumerate(self.selected):
-            if not is_selected:
-                self.flip(stride)
+        self._dots = self._gram.sum(0)
+        self._sqnorm, self._total = float(self._dots.sum()), sum(self._sqnorms)
+        self.selected, self.num_selected = [True] * len(self.counts), sum(self.counts)
 
     def _with(self, stride: int, sign: int) -> float:
         count = self.num_selected + sign * self.counts[stride]
         return self._formula(self._sqnorm_with(stride, sign), self._total + sign * self._sqnorms[stride], count)
 
     def _sqnorm_with(self, stride: int, sign: int) -> float:
-        return self._sqnorm + 2 * sign * self._dots[stride] + self._gram[stride][stride]
+        return self._sqnorm + 2 * sign * float(self._dots[stride]) + self._own[stride]
 
     def _take(self, stride: int, sign: int) -> None:
         self._sqnorm = self._sqnorm_with(stride, sign)
         self._total += sign * self._sqnorms[stride]
-        self._dots = [dot + sign * own for dot, own in zip(self._dots, self._gram[stride], strict=True)]
+        self._dots += sign * self._gram[stride]
 
 
 def norm(sqnorm: float, total: float, count: int) -> float:
@@ -247,31 +249,16 @@ def metric_of(name: str, parts: Sequence[Strides], *, over_strides: bool) -> Met
     if name == "variance":
         moments = [_moments(part, over_strides=over_strides) for part in parts]
         return VarianceNorm(ones if over_strides else counts, moments, parts[0].scale)
-    gram = [[math.fsum(cells) for cells in zip(*rows, strict=True)] for rows in zip(*map(_gram, parts), strict=True)]
+    gram = np.sum([part.gram for part in parts if part.gram is not None], axis=0)
     if over_strides:
-        gram = [[x / (m * n) for x, n in zip(row, counts, strict=True)] for row, m in zip(gram, counts, strict=True)]
-        sqnorms = [gram[stride][stride] for stride in range(len(counts))]
-        return OfProducts(ones, gram, sqnorms, _FORMULAS[name])
-    needs_sqnorms = name != "norm"
-    sqnorms = (
-        [math.fsum(own) for own in zip(*map(_sqnorms, parts), strict=True)] if needs_sqnorms else [0.0] * len(gram)
-    )
+        gram = gram / np.outer(counts, counts)
+        return OfProducts(ones, gram, gram.diagonal(), _FORMULAS[name])
+    own = [part.sqnorms for part in parts if part.sqnorms is not None]  # which the norm does without
+    sqnorms = np.sum(own, axis=0) if own else np.zeros(len(counts))
     return OfProducts(counts, gram, sqnorms, _FORMULAS[name])
 
 
 _FORMULAS = {"norm": norm, "trace": trace, "std": std_norm}
-
-
-def _gram(part: Strides) -> tuple[tuple[float, ...], ...]:
-    """A parameter's Gram matrix."""
-    assert part.gram is not None
-    return part.gram
-
-
-def _sqnorms(part: Strides) -> tuple[float, ...]:
-    """A parameter's squared norms."""
-    assert part.sqnorms is not None
-    return part.sqnorms
 
 
 def _moments(part: Strides, *, over_strides: bool) -> tuple[Tensor, Tensor]:

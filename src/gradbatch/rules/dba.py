@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Literal, TypedDict
 
+import numpy as np
+
 from gradbatch._types import Decision, Progress, Rule, Statistics, Strides
 from gradbatch.errors import InvalidInputError
 from gradbatch.estimators import Ema
@@ -133,7 +135,8 @@ class DBA(Rule[DBAState]):
     def update(self, statistics: Statistics, progress: Progress, state: DBAState) -> tuple[Decision, DBAState]:
         """Select in every layer, and at an epoch's end move the batch size; see the class."""
         layers = self._layers(statistics)
-        chosen = {name: self._search(name, parts, statistics.loss, progress, state) for name, parts in layers.items()}
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is held
+            chosen = {name: self._search(name, own, statistics.loss, progress, state) for name, own in layers.items()}
         if not chosen or not all(math.isfinite(metric.value) for metric in chosen.values()):
             reason = "dba: held, this batch's gradients are not finite"
             return Decision(batch_size=progress.batch_size, reason=reason), state

@@ -1,4 +1,4 @@
-"""Rules that hold a rule: bounds, rounding, spacing and a warm-up around any other."""
+"""Rules that hold a rule: bounds, rounding, spacing, a warm-up and a dead band around any other."""
 
 import math
 from collections.abc import Callable
@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
 from gradbatch._types import Decision, Progress, Rule, Statistics
-from gradbatch.errors import InvalidInputError
-from gradbatch.rules._check import check_at_least, check_bounds
+from gradbatch.rules._check import check_at_least, check_bounds, check_from, check_held
 
-__all__ = ["Clip", "Every", "RoundTo", "Warmup"]
+__all__ = ["Clip", "Every", "Hysteresis", "RoundTo", "Warmup"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +27,7 @@ class Clip(Rule[Any]):
 
     def __post_init__(self) -> None:
         check_bounds(self.min_batch_size, self.max_batch_size)
-        _refuse_in_step(self, self.rule)
+        check_held(self, self.rule)
 
     def requires(self, progress: Progress) -> frozenset[str]:
         """What the held rule requires."""
@@ -64,7 +63,7 @@ class RoundTo(Rule[Any]):
 
     def __post_init__(self) -> None:
         check_at_least("multiple", self.multiple, 1)
-        _refuse_in_step(self, self.rule)
+        check_held(self, self.rule)
 
     def requires(self, progress: Progress) -> frozenset[str]:
         """What the held rule requires."""
@@ -100,7 +99,7 @@ class Every(Rule[Any]):
 
     def __post_init__(self) -> None:
         check_at_least("steps", self.steps, 1)
-        _refuse_in_step(self, self.rule)
+        check_held(self, self.rule)
 
     def requires(self, progress: Progress) -> frozenset[str]:
         """What the held rule requires, at the steps at which it is asked."""
@@ -141,7 +140,7 @@ class Warmup(Rule[WarmupState]):
 
     def __post_init__(self) -> None:
         check_at_least("steps", self.steps, 0)
-        _refuse_in_step(self, self.rule)
+        check_held(self, self.rule)
 
     def requires(self, progress: Progress) -> frozenset[str]:
         """What the held rule requires."""
@@ -161,21 +160,47 @@ class Warmup(Rule[WarmupState]):
         return decision, WarmupState(watched=min(watched + 1, self.steps), held=held)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Hysteresis(Rule[Any]):
+    r"""Follow a rule only where it asks for a size that differs enough from the present one.
+
+    The requested size $b$ is kept while the held rule's answer $p$ lies in $[b/r, br]$ with ratio $r$, bounds
+    included. The rest of the decision, such as the learning-rate scale, is the held rule's. A rule that moves in
+    steps smaller than the ratio, from the present size, is never followed: give it a ratio below its step.
+
+    Attributes:
+        rule: The rule held.
+        ratio: $r\ge1$; 1 follows each move.
+    """
+
+    rule: Rule[Any]
+    ratio: float = 1.1
+
+    def __post_init__(self) -> None:
+        check_held(self, self.rule)
+        check_from("ratio", self.ratio, 1)
+
+    def requires(self, progress: Progress) -> frozenset[str]:
+        """What the held rule requires."""
+        return self.rule.requires(progress)
+
+    def init(self) -> Any:
+        """The held rule's state."""
+        return self.rule.init()
+
+    def update(self, statistics: Statistics, progress: Progress, state: Any) -> tuple[Decision, Any]:
+        """The held rule's decision, with the requested size where it differs too little from it."""
+        decision, state = self.rule.update(statistics, progress, state)
+        present, asked = progress.batch_size, decision.batch_size
+        if asked == present or max(asked, present) > self.ratio * min(asked, present):
+            return decision, state
+        reason = f"{decision.reason}; held within a factor of {self.ratio:g} at {present} instead of {asked}"
+        return replace(decision, batch_size=present, reason=reason), state
+
+
 def _resize(decision: Decision, resize: Callable[[int], int], verb: str) -> Decision:
     """The decision with another size, and the reason for it."""
     size = resize(decision.batch_size)
     if size == decision.batch_size:
         return decision
     return replace(decision, batch_size=size, reason=f"{decision.reason}; {verb} from {decision.batch_size}")
-
-
-def _refuse_in_step(wrapper: Rule[Any], rule: object) -> None:
-    """Refuse what is no rule, and a rule whose ``batch_size`` may mean "draw that many more"."""
-    name = type(wrapper).__name__
-    if not isinstance(rule, Rule):
-        raise InvalidInputError(f"`rule` of {name} must be a rule such as CABS(), got {rule!r}")
-    if rule.in_step:
-        raise InvalidInputError(
-            f"{name} cannot hold {type(rule).__name__}, which decides within a step how many more samples to "
-            "draw: use that rule's own bounds"
-        )
