@@ -134,7 +134,9 @@ def test_a_line_without_finite_numbers(value: float) -> None:
     assert json.loads(text)["grad_sqnorm"] is None
     back = gb.Record.from_dict(json.loads(text))
     assert math.isnan(back.loss)
-    assert back.grad_sqnorm is None
+    assert back.grad_sqnorm is not None
+    assert math.isnan(back.grad_sqnorm)
+    assert back.sample_sqnorm is None
 
 
 @pytest.mark.parametrize(

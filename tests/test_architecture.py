@@ -28,6 +28,7 @@ FLOORS = {
     "replay": 3,
     "measuring": 3,
     "updating": 3,
+    "underway": 3,
     "_arguments": 3,
     "controller": 3,
     "checkpoint": 3,

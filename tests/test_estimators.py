@@ -143,18 +143,29 @@ def test_the_debiased_mean_is_ema_over_its_weight(values: list[float], decay: fl
         biased, state = plain.update(biased, value), debiased.update(state, value)
         # Both round numbers below 1e3 forty times; dividing by a weight of 1e-3 or more costs three digits.
         assert state["mean"] == pytest.approx(biased / (1 - decay**count), abs=1e-8)
-    assert state["count"] == len(values)
+        assert state["weight"] == pytest.approx(1 - decay**count, rel=1e-9)
 
 
 def test_debiased_mean_by_hand() -> None:
     ema = DebiasedEma(decay=0.5)
     state = ema.update(ema.init(), 3.0)
-    assert state == {"mean": 3.0, "count": 1}
+    assert state == {"mean": 3.0, "weight": 0.5}
     assert ema.update(state, math.nan) == ema.update(state, math.inf) == state
     # Weights 1/3 and 2/3, and no range left at the largest numbers.
-    assert ema.update(state, 6.0) == {"mean": 5.0, "count": 2}
+    assert ema.update(state, 6.0) == {"mean": 5.0, "weight": 0.75}
     largest = 1.7e308
-    assert ema.update({"mean": -largest, "count": 3}, largest)["mean"] < largest
+    assert ema.update({"mean": -largest, "weight": 0.5}, largest)["mean"] < largest
+
+
+@given(st.lists(st.tuples(st.floats(-1e3, 1e3), st.floats(0, 0.999)), min_size=1, max_size=20))
+def test_the_debiased_mean_weighs_as_its_decays_say(course: list[tuple[float, float]]) -> None:
+    # The slow twin: all observations kept, each with its weight.
+    state, weights = DebiasedEma(decay=0.0).init(), np.zeros(0)
+    for value, decay in course:
+        state, weights = DebiasedEma(decay=decay).update(state, value), np.append(weights * decay, 1 - decay)
+    expected = weights @ [value for value, _ in course] / weights.sum()
+    assert state["mean"] == pytest.approx(expected, abs=1e-8)
+    assert state["weight"] == pytest.approx(weights.sum(), rel=1e-9)
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0, math.nan])

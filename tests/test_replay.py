@@ -98,3 +98,28 @@ def test_selection_among_gradients_cannot_be_replayed(tmp_path: Any) -> None:
     records = run(gb.DBA(stride=4, min_batch_size=2), tmp_path / "steps.jsonl")
     with pytest.raises(InvalidInputError, match="DBA needs gradients, of which a log has none"):
         list(replay(records, gb.DBA(stride=4)))
+
+
+def test_a_gradient_that_was_not_finite_is_told_from_one_not_measured(tmp_path: Any) -> None:
+    # The loss of such a batch is finite, and a rule that reads nothing else must not average it in.
+    rule = gb.LossRatio(dwell=1, decay=0.5, max_batch_size=20)
+    torch.manual_seed(0)
+    data = torch.randn(50, 3, dtype=torch.float64), torch.randn(50, 1, dtype=torch.float64)
+    model = nn.Linear(3, 1).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    sinks = [JsonlSink(tmp_path / "steps.jsonl")]
+    stream = gb.SampleStream(data, seed=0)
+    controller = gb.Controller(rule, model, optimizer, stream, batch_size=5, sinks=sinks, shadows=[gb.CABS()])
+    for number, (inputs, targets) in enumerate(controller.run(epochs=2)):
+        output = model(inputs)
+        if number == 4:
+            output.register_hook(lambda grad: grad * torch.nan)
+        controller.backward(F.mse_loss(output, targets))
+        controller.step()
+    controller.close()
+    records = [gb.Record.from_dict(line) for line in read_jsonl(tmp_path / "steps.jsonl")]
+    assert records[4].skipped
+    assert records[4].loss < 100
+    for record, decision in zip(records, replay(records, rule), strict=True):
+        assert (decision.batch_size, decision.lr_scale) == (record.next_batch_size, record.lr_scale)
+        assert decision.reason == record.reason

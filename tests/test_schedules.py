@@ -132,3 +132,14 @@ def test_resumed_is_never_stopped(name: str, reference_batch_size: int | None) -
 def test_what_is_no_number_of_samples(size: Any) -> None:
     with pytest.raises(InvalidInputError, match=f"`reference_batch_size` must be a whole number.*got {size}"):
         Run("step", reference_batch_size=size)
+
+
+@pytest.mark.parametrize("scheduler", [torch.optim.SGD([torch.zeros(1)], lr=0.1), None, "cosine"])
+def test_what_is_no_scheduler(scheduler: Any) -> None:
+    with pytest.raises(InvalidInputError, match="`scheduler` must be one of torch.optim.lr_scheduler"):
+        gb.BySamples(scheduler)
+
+
+def test_what_is_no_record() -> None:
+    with pytest.raises(InvalidInputError, match=r"`step` takes what `controller.step\(\)` returned, got 3"):
+        Run("step").schedule.step(3)

@@ -51,11 +51,14 @@ def check_parts(model: nn.Module, optimizer: Any, stream: Any) -> None:
         raise InvalidInputError(
             f"`stream` must be a SampleStream, got {type(stream).__name__}: wrap it, SampleStream(dataset)"
         )
-    held = {p for group in parameters_of(optimizer) for p in group if p.requires_grad}
-    if not any(p in held for p in model.parameters()):
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    held = {p for group in parameters_of(optimizer) for p in group}
+    if not trainable:
+        raise InvalidInputError("`model` has no trainable parameters: set requires_grad=True on some")
+    if held.isdisjoint(trainable):
         raise InvalidInputError(
-            "`model` has no trainable parameters that `optimizer` holds: set requires_grad=True on some and make "
-            "the optimizer with them"
+            f"`optimizer` holds {len(held)} parameters and none of the {len(trainable)} trainable ones of `model`: "
+            "make it with model.parameters() of this very model"
         )
 
 

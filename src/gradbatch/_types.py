@@ -287,7 +287,7 @@ class Record:
 
     @classmethod
     def from_dict(cls, flat: Mapping[str, Any]) -> "Record":
-        """The record behind a line of the log, with nan for a loss of ``None``.
+        """The record behind a line of the log, with nan for a number of ``None``, which was not finite.
 
         Args:
             flat: The line, as `to_dict` made it.
@@ -298,9 +298,8 @@ class Record:
         Raises:
             InvalidInputError: If a field is missing or unknown.
         """
+        flat = {name: math.nan if value is None else value for name, value in flat.items()}
         values = {name: value for name, value in flat.items() if "." not in name}
-        if values.get("loss", 0.0) is None:
-            values["loss"] = math.nan
         try:
             groups = _groups_of(flat)
             return cls(

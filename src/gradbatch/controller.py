@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -24,13 +23,14 @@ from gradbatch._arguments import (
     check_size,
     check_weight,
 )
-from gradbatch._types import QUANTITIES, Decision, Progress, Record, Rule, Statistics
+from gradbatch._types import Decision, Progress, Record, Rule, Statistics
 from gradbatch.asking import ask, kind_of, lacking, named
 from gradbatch.errors import InvalidInputError, MeasurementError, NonFiniteError
 from gradbatch.measuring import Meter
 from gradbatch.probe import Estimator
 from gradbatch.sinks import Sink
 from gradbatch.stream import SampleStream
+from gradbatch.underway import Batch, cut
 from gradbatch.updating import Updater, description_of, learning_rates, momentum_of
 
 __all__ = ["MAX_SKIPPED_IN_A_ROW", "Controller"]
@@ -39,36 +39,6 @@ MAX_SKIPPED_IN_A_ROW = 10
 """Updates skipped for a loss or gradient that is not finite, one after another, before training is stopped."""
 
 _logger = logging.getLogger("gradbatch")
-
-
-@dataclass(slots=True)
-class _Batch:
-    """The batch under way.
-
-    Attributes:
-        before: Where training stood when it began.
-        quantities: What is measured on it.
-        size: Samples that it will hold; fewer than requested at an epoch's or a budget's end.
-        most: Samples that it may grow to when an in-step rule draws more.
-        started: When it began, on the performance counter.
-        state: The rule's state, which becomes the controller's with the update.
-        drawn: Samples whose gradients are in ``.grad``, each with weight 1/``size``.
-        micro_batches: Passes so far.
-        loss: Sum of the samples' losses so far, each with weight 1/``size``.
-        is_recorded: Whether its update was made and counted.
-    """
-
-    before: Progress
-    quantities: frozenset[str]
-    size: int
-    most: int
-    started: float
-    state: Any
-    drawn: int = 0
-    weight: float | None = None
-    micro_batches: int = 0
-    loss: Tensor | float = 0.0
-    is_recorded: bool = False
 
 
 class Controller:
@@ -163,7 +133,7 @@ class Controller:
         self._state = rule.init()
         self._shadow_states = {name: shadow.init() for name, shadow in self._shadows.items()}
 
-        self._batch: _Batch | None = None
+        self._batch: Batch | None = None
         self._run = 0  # the latest call of `run`
         self._handed_out = 0  # samples of the micro-batch whose backward has not been called yet
         self._meter.begin_batch(
@@ -256,8 +226,9 @@ class Controller:
             raise MeasurementError("give `weight` with every micro-batch of a batch, or with none")
         try:
             self._updater.check_gradients(may_be_edited=False)
-            total = batch.size if weight is None else self._reweighted(batch, weight)
-            own = count if weight is None else weight
+            if weight is not None and (shrink := batch.weigh_in(weight)) != 1:
+                self._updater.shrink_gradients(shrink)
+            own, total = (count, batch.size) if weight is None or batch.weight is None else (weight, batch.weight)
             share = (own if reduction == "mean" else 1) / total
             weighted = loss if share == 1 else loss * share
             loss_scale = own / total * self._updater.loss_scale
@@ -266,23 +237,8 @@ class Controller:
             self._abandon()
             raise
         self._updater.remember_gradients()
-        value = weighted.detach()
-        if value.dim() > 0 or value.dtype in (torch.float16, torch.bfloat16):
-            value = value.reshape(()).float()
-        batch.loss = value if batch.drawn == 0 else batch.loss + value
-        batch.drawn += count
-        batch.micro_batches += 1
+        batch.add(weighted, count)
         self._handed_out = 0
-
-    def _reweighted(self, batch: _Batch, weight: float) -> float:
-        """The batch's weight with one more micro-batch in it, for which the earlier ones make room."""
-        total = weight + (batch.weight or 0.0)
-        if batch.weight is not None:
-            shrink = batch.weight / total
-            self._updater.shrink_gradients(shrink)
-            batch.loss = batch.loss * shrink
-        batch.weight = total
-        return total
 
     def step(self) -> Record | None:
         """Decide and update, once the batch is complete.
@@ -308,7 +264,7 @@ class Controller:
                 self._abandon()
             raise
 
-    def _decide_and_update(self, batch: _Batch) -> Record | None:
+    def _decide_and_update(self, batch: Batch) -> Record | None:
         """The rest of `step`, for a batch that is complete."""
         self._updater.check_gradients(may_be_edited=True)
         self._updater.unscale()
@@ -422,12 +378,12 @@ class Controller:
         started = time.perf_counter()
         before = self._progress(0, self._next_size)
         size = self._stream.available(min(self._next_size, most))
-        batch = self._batch = _Batch(before, self._required(before), size, most, started, self._state)
+        batch = self._batch = Batch(before, self._required(before), size, most, started, self._state)
         self._meter.begin_batch(batch.quantities)
         self._updater.forget_gradients()
         pieces: list[int] = []
         while batch.drawn < batch.size:
-            pieces = pieces or self._pieces(batch.size - batch.drawn)
+            pieces = pieces or self._cut(batch.size - batch.drawn)
             self._handed_out = pieces.pop(0)
             micro_batch = self._stream.take(self._handed_out, self._device)
             self._meter.begin_pass(self._handed_out, is_part=bool(pieces) or self._rule.in_step)
@@ -446,19 +402,9 @@ class Controller:
                 "`controller.backward(loss)`"
             )
 
-    def _pieces(self, size: int) -> list[int]:
-        """Sizes of the passes over ``size`` samples, as even as can be.
-
-        As many as memory and the estimator need; a pass has two samples at least, if it can, since a layer such
-        as BatchNorm cannot train on one.
-
-        Returns:
-            The sizes, in order.
-        """
-        count = max(1, min(self._meter.min_pieces, size // 2))
-        if self._micro_batch_size is not None:
-            count = max(count, math.ceil(size / self._micro_batch_size))
-        return [size * (k + 1) // count - size * k // count for k in range(count)]
+    def _cut(self, size: int) -> list[int]:
+        """Sizes of the passes over ``size`` samples."""
+        return cut(size, min_pieces=self._meter.min_pieces, micro_batch_size=self._micro_batch_size)
 
     def _abandon(self) -> None:
         """Forget a batch that was left half-way, and take all hooks off."""
@@ -468,7 +414,7 @@ class Controller:
     def _ask(
         self,
         rule: Rule[Any],
-        batch: _Batch,
+        batch: Batch,
         statistics: Statistics,
         progress: Progress,
         state: Any,
@@ -484,23 +430,19 @@ class Controller:
                 _logger.warning("step %d: %s; further ones are only counted", progress.step, decision.reason)
         return decision, state
 
-    def _grow(self, batch: _Batch, more: int) -> bool:
+    def _grow(self, batch: Batch, more: int) -> bool:
         """Make room for ``more`` samples in the batch; false where none are left."""
         room = batch.most - batch.drawn
         more = self._stream.available(min(more, room)) if room > 0 else 0
         if more == 0:
             return False
-        if batch.weight is None:  # else each weight makes its own room
-            # Gradients are renormalised: the mean is over more samples than was planned.
-            shrink = batch.drawn / (batch.drawn + more)
+        if (shrink := batch.grow(more)) != 1:
             self._updater.shrink_gradients(shrink)
-            batch.loss = batch.loss * shrink
-        batch.size = batch.drawn + more
         return True
 
     def _record_update(
         self,
-        batch: _Batch,
+        batch: Batch,
         statistics: Statistics,
         progress: Progress,
         decision: Decision,
@@ -514,30 +456,9 @@ class Controller:
         self._shadow_states = {name: state for name, (_, state) in answers.items()}
         self._stream.commit(batch.drawn)
         self._seconds += time.perf_counter() - batch.started
-        # A rule that would have drawn more, where none were left, said nothing of the next batch.
-        next_size = decision.batch_size if decision.step else progress.batch_size
-        self._record = record = Record(
-            step=self._step,
-            samples_seen=progress.samples_seen,
-            epoch=progress.epoch,
-            batch_size=batch.drawn,
-            requested=progress.batch_size,
-            next_batch_size=next_size,
-            micro_batches=batch.micro_batches,
-            lr=progress.lr,
-            momentum=progress.momentum,
-            lr_scale=decision.lr_scale,
-            loss=statistics.loss,
-            seconds=progress.seconds,
-            reason=decision.reason,
-            skipped=not is_updated,
-            group_lrs=progress.group_lrs,
-            groups=statistics.groups,
-            numbers=decision.numbers,
-            shadows={name: answer.batch_size for name, (answer, _) in answers.items()},
-            **{name: getattr(statistics, name) for name in QUANTITIES},
-        )
-        self._next_size = next_size  # the one feedback edge
+        shadows = {name: answer.batch_size for name, (answer, _) in answers.items()}
+        self._record = record = batch.record(statistics, progress, decision, shadows, is_updated=is_updated)
+        self._next_size = record.next_batch_size  # the one feedback edge
         self._lr_scale = decision.lr_scale
         self._step += 1
         self._samples_seen = progress.samples_seen

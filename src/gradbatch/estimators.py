@@ -194,21 +194,24 @@ class Ema:
 
 
 class RunningMean(TypedDict):
-    """A mean and the number of observations in it."""
+    """A mean, and the weight of the observations in it."""
 
     mean: float
-    count: int
+    weight: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DebiasedEma:
-    r"""Running mean of `Ema` from 0, divided by the weight $1-\beta^n$ of its $n$ observations.
+    r"""Running mean of `Ema` from 0, divided by the weight of its observations: without the bias of the start.
 
-    Kept in the form that needs no division afterwards and never leaves the range of what was observed:
+    That is $\bar x=\sum_kw_kx_k/W$ with $W=\sum_kw_k$, where each new $w_t=1-\beta$ follows on
+    $w_k\leftarrow\beta w_k$, kept in the form that needs no division afterwards and never leaves the range of what was
+    observed:
 
-    $$ \bar x \leftarrow (1-w)\,\bar x + w\,x, \qquad w = \frac{1-\beta}{1-\beta^n}. $$
+    $$ W \leftarrow \beta W + (1-\beta), \qquad \bar x \leftarrow (1-a)\,\bar x + a\,x, \quad a = (1-\beta)/W. $$
 
-    The first observation is the first mean; while $n\ll1/(1-\beta)$ it is nearly the plain mean.
+    The first observation is the first mean; while there are fewer than some $1/(1-\beta)$ it is nearly the plain mean.
+    The decay may differ from one observation to the next.
 
     Attributes:
         decay: $\beta$, the coefficient of the past, in [0, 1).
@@ -216,7 +219,7 @@ class DebiasedEma:
     Example:
         >>> ema = DebiasedEma(decay=0.5)
         >>> ema.update(ema.update(ema.init(), 3.0), 6.0)
-        {'mean': 5.0, 'count': 2}
+        {'mean': 5.0, 'weight': 0.75}
     """
 
     decay: float
@@ -226,12 +229,12 @@ class DebiasedEma:
 
     def init(self) -> RunningMean:
         """No observation yet."""
-        return RunningMean(mean=0.0, count=0)
+        return RunningMean(mean=0.0, weight=0.0)
 
     def update(self, state: RunningMean, value: float) -> RunningMean:
         """The mean after one more observation; unchanged if the observation is nan or infinite."""
         if not math.isfinite(value):
             return state
-        count = state["count"] + 1
-        weight = (1 - self.decay) / (1 - self.decay**count)
-        return RunningMean(mean=(1 - weight) * state["mean"] + weight * value, count=count)
+        weight = self.decay * state["weight"] + (1 - self.decay)
+        share = (1 - self.decay) / weight
+        return RunningMean(mean=(1 - share) * state["mean"] + share * value, weight=weight)

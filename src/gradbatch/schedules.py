@@ -2,9 +2,11 @@
 
 from typing import Any
 
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from gradbatch._types import Record
+from gradbatch.errors import InvalidInputError
 from gradbatch.rules._check import check_at_least
 
 __all__ = ["BySamples"]
@@ -24,7 +26,7 @@ class BySamples:
             size requested for the first batch: the schedule then keeps its meaning from a run at that size.
 
     Raises:
-        InvalidInputError: If ``reference_batch_size`` is not a positive whole number.
+        InvalidInputError: If ``scheduler`` is none, or ``reference_batch_size`` is not a positive whole number.
 
     Example:
         ``schedule = BySamples(CosineAnnealingLR(optimizer, T_max=1000))`` and, in the loop,
@@ -32,6 +34,11 @@ class BySamples:
     """
 
     def __init__(self, scheduler: LRScheduler, *, reference_batch_size: int | None = None) -> None:
+        if not callable(getattr(scheduler, "step", None)) or isinstance(scheduler, Optimizer):
+            raise InvalidInputError(
+                "`scheduler` must be one of torch.optim.lr_scheduler, such as CosineAnnealingLR(optimizer, "
+                f"T_max=1000), got {type(scheduler).__name__}"
+            )
         if reference_batch_size is not None:
             check_at_least("reference_batch_size", reference_batch_size, 1)
         self._scheduler = scheduler
@@ -44,9 +51,14 @@ class BySamples:
         Args:
             record: What ``controller.step()`` returned; ``None`` (the batch is not complete) does nothing.
             *args: Handed to the scheduler's own ``step``, as the metric of ``ReduceLROnPlateau``.
+
+        Raises:
+            InvalidInputError: If ``record`` is something else.
         """
         if record is None:
             return
+        if not isinstance(record, Record):
+            raise InvalidInputError(f"`step` takes what `controller.step()` returned, got {record!r}")
         if self._reference_batch_size is None:
             self._reference_batch_size = record.requested
         target = record.samples_seen // self._reference_batch_size

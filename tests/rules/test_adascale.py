@@ -34,7 +34,10 @@ def test_by_hand() -> None:
     # The plain mean of the first two: sigma^2 = (4 + 12)/2 = 8, mu^2 = 2: r = 10/(2 + 2).
     second, state = rule.update(batch(192.0, 3.0), progress(batch_size=70), state)
     assert second.lr_scale == 2.5
-    assert state == {"moments": {"weight": 2.0, "variance": 128.0, "grad_sqnorm": 2.0}, "progress": 5.0}
+    assert state == {
+        "moments": {"variance": {"mean": 128.0, "weight": 2.0}, "signal": {"mean": 2.0, "weight": 2.0}},
+        "progress": 5.0,
+    }
 
 
 def test_the_mean_becomes_one_of_the_decay_of_the_paper() -> None:
@@ -43,7 +46,7 @@ def test_the_mean_becomes_one_of_the_decay_of_the_paper() -> None:
     state, means = rule.init(), []
     for value in values:
         _, state = rule.update(batch(value, 0.0), progress(), state)
-        means.append(state["moments"]["variance"])
+        means.append(state["moments"]["variance"]["mean"])
     assert means == pytest.approx([1, 1.5, 2, 3, 4, 6.75], rel=1e-12)
 
 
@@ -57,8 +60,8 @@ def test_the_papers_estimators_with_groups_of_one_sample() -> None:
         num_samples=10, loss=1.0, grad_variance=gradients.var(0, ddof=1).sum(), grad_sqnorm=(mean**2).sum()
     )
     decision, state = gb.AdaScale(base_batch_size=1).update(statistics, progress(), gb.AdaScale().init())
-    assert state["moments"]["variance"] == pytest.approx(sigma2, rel=1e-12)
-    assert state["moments"]["grad_sqnorm"] == pytest.approx(mu2, rel=1e-12)
+    assert state["moments"]["variance"]["mean"] == pytest.approx(sigma2, rel=1e-12)
+    assert state["moments"]["signal"]["mean"] == pytest.approx(mu2, rel=1e-12)
     assert decision.lr_scale == pytest.approx((sigma2 + mu2) / (sigma2 / 10 + mu2), rel=1e-12)
 
 

@@ -4,6 +4,7 @@ import copy
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -172,10 +173,10 @@ def test_decisions_and_gradients_are_the_slow_twin_s(variant: str, micro_batch_s
     assert len(sizes) == 4
 
 
-def plain_loop(epochs: int) -> nn.Module:
-    model, optimizer, stream = task()
+def plain_loop(epochs: int, batch_size: int = 20, seed: int = 0) -> nn.Module:
+    model, optimizer, stream = task(seed)
     for _ in range(epochs):
-        for size in (20, 20, 6):
+        for size in [min(batch_size, 46 - start) for start in range(0, 46, batch_size)]:
             batch = stream.take(size)
             stream.commit(size)
             optimizer.zero_grad()
@@ -184,17 +185,27 @@ def plain_loop(epochs: int) -> nn.Module:
     return model
 
 
-def test_everything_selected_is_the_wrapped_optimizer_bit_for_bit() -> None:
+@settings(max_examples=15, derandomize=True, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    size=st.integers(2, 46),
+    more=st.integers(0, 9),
+    metric=st.sampled_from(["norm", "variance", "trace", "std"]),
+    per=st.sampled_from(["layer", "parameter"]),
+)
+def test_everything_selected_is_the_wrapped_optimizer_bit_for_bit(
+    seed: int, size: int, more: int, metric: Any, per: Any
+) -> None:
     # A stride that holds the whole batch leaves nothing to choose, and neither search may empty it.
-    rule = gb.DBA(stride=20, increment=0, min_batch_size=1)
-    model, optimizer, stream = task()
-    controller = gb.Controller(rule, model, optimizer, stream, batch_size=20)
+    rule = gb.DBA(metric=metric, stride=size + more, per=per, increment=0, min_batch_size=1, seed=seed)
+    model, optimizer, stream = task(seed)
+    controller = gb.Controller(rule, model, optimizer, stream, batch_size=size)
     for batch in controller.run(epochs=3):
         controller.backward(loss_of(model, batch))
         record = controller.step()
         assert record.numbers["utilisation"] == 1
     assert record.numbers["real_epochs"] == pytest.approx(3)
-    for ours, theirs in zip(model.parameters(), plain_loop(3).parameters(), strict=True):
+    for ours, theirs in zip(model.parameters(), plain_loop(3, size, seed).parameters(), strict=True):
         assert torch.equal(ours, theirs)
 
 
@@ -234,7 +245,7 @@ def test_a_search_ends_where_no_single_change_is_better(
     rows = torch.randn(samples, 4, generator=generator, dtype=torch.float64)
     for strategy in ("bottom-up", "top-down"):
         rule = gb.DBA(metric=metric, stride=size, strategy=strategy, literal=literal)
-        state = gb.rules.dba.DBAState(loss=2.0, metrics={"layer": 0.7}, selected=[], used=0.0)
+        state = gb.rules.dba.DBAState(loss=2.0, metrics={"layer": 0.7}, epoch=0, selected=[], used=0.0)
         decision, _ = ask(rule, rows, state)
         weights = decision.weights["layer"]
         reached = distance_of(metric, rows.split(size), weights)
@@ -256,7 +267,7 @@ def test_top_down_to_the_letter_always_drops_its_first_stride() -> None:
 def test_by_hand() -> None:
     # Strides of two samples with means (1), (3), (2); a past metric of 2 and a loss that halved ask for a norm of 1.
     rows = torch.tensor([[1.0], [1.0], [3.0], [3.0], [2.0], [2.0]])
-    state = gb.rules.dba.DBAState(loss=2.0, metrics={"layer": 2.0}, selected=[], used=0.0)
+    state = gb.rules.dba.DBAState(loss=2.0, metrics={"layer": 2.0}, epoch=0, selected=[], used=0.0)
     decision, after = ask(gb.DBA(stride=2, strategy="bottom-up"), rows, state, loss=1.0)
     assert decision.weights == {"layer": (1.0, 0.0, 0.0)}
     assert after["loss"] == pytest.approx(0.9 * 2 + 0.1 * 1)
@@ -285,13 +296,29 @@ def test_by_hand() -> None:
 def test_the_batch_size_moves_at_an_epoch_s_end(selected: list[list[int]], size: int, expected: int) -> None:
     # The last batch of the epoch is short, and so is not counted.
     rows, rule = torch.ones(4, 2), gb.DBA(stride=2)
-    state = gb.rules.dba.DBAState(loss=1.0, metrics={}, selected=selected, used=0.0)
+    state = gb.rules.dba.DBAState(loss=1.0, metrics={}, epoch=0, selected=selected, used=0.0)
     statistics = gb.Statistics(num_samples=4, loss=1.0, strides=strides_of(rows, 2))
     for seen, answer in ((5000, expected), (4999, size)):
         place = progress(batch_size=size, samples_seen=seen, dataset_size=5000)
         decision, after = rule.update(statistics, place, state)
         assert decision.batch_size == answer
         assert after["selected"] == ([] if seen == 5000 else selected)
+
+
+def test_an_epoch_whose_last_batch_was_not_asked_about_ends_with_the_next() -> None:
+    rows, rule = torch.ones(16, 2), gb.DBA(stride=8, min_batch_size=8)
+    state = gb.rules.dba.DBAState(loss=1.0, metrics={}, epoch=0, selected=[[16, 5]], used=0.0)
+    statistics = gb.Statistics(num_samples=16, loss=1.0, strides=strides_of(rows, 8))
+    place = progress(batch_size=16, samples_seen=116, dataset_size=100)
+    decision, after = rule.update(statistics, place, state)
+    assert decision.batch_size == 24
+    assert decision.reason.endswith("median 16 of 16 selected, +8")
+    # The batch itself counts in its own epoch.
+    assert after["epoch"] == 1
+    assert [times for _, times in after["selected"]] == [1]
+    decision, later = rule.update(statistics, replace(place, samples_seen=132), after)
+    assert decision.batch_size == 16
+    assert [times for _, times in later["selected"]] == [2]
 
 
 def test_lots_are_drawn_from_seed_step_and_layer() -> None:

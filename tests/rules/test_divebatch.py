@@ -154,6 +154,9 @@ def test_an_epoch_that_ends_with_one_sample_is_decided_by_the_next_batch() -> No
     assert batches[:14] == [(10, False)] * 7 + [(10, True)] * 7
     assert batches[14] == (10, False)
     assert {size for size, _ in batches[15:]} == {20}
+    # The batch that decides may be measured itself, for the epoch in which it lies.
+    batches, _ = train(gb.DiveBatch(delta=2.6, interval=1), grads, first=10, epochs=2)
+    assert batches == [(10, True)] * 8 + [(20, True)] * 3
 
 
 def test_what_an_epoch_left_over_does_not_enter_the_next() -> None:
@@ -161,7 +164,8 @@ def test_what_an_epoch_left_over_does_not_enter_the_next() -> None:
     left = {"epoch": 0, "samples": 500, "sample_sqnorm": 1e6, "grad_sqnorm": 1e-6, "initial_batch_size": 32}
     fresh, state = rule.update(moments(), here, rule.init())
     assert (fresh.batch_size, state["samples"], state["epoch"]) == (32, 32, 1)
-    assert rule.update(moments(), here, left)[1] == state
+    late, after = rule.update(moments(), here, left)
+    assert (late.batch_size, after) == (1000, state)
 
 
 def test_no_gradient_asks_for_the_largest_batch() -> None:

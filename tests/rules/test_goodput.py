@@ -88,13 +88,18 @@ def test_a_clock_that_stands_still_times_nothing() -> None:
     assert all(map(math.isfinite, times.values()))
 
 
+def averaged(noise: float, signal: float) -> dict[str, Any]:
+    """Averages of these values."""
+    return {"variance": {"mean": noise, "weight": 1.0}, "signal": {"mean": signal, "weight": 1.0}}
+
+
 def state(
     *, noise: float, signal: float, constant: float, per_sample: float, base: int = 32, largest: float = 1e9
 ) -> dict[str, Any]:
     """A state that knows the moments, and the line of the step times very well."""
     steps = [(size, constant + per_sample * size) for size in (1, 1000)] * 4000
     times = timed(steps) | {"largest": largest}
-    return {"base": base, "moments": {"weight": 1.0, "variance": noise, "grad_sqnorm": signal}, "times": times}
+    return {"base": base, "moments": averaged(noise, signal), "times": times}
 
 
 def goodput(size: float, *, noise_scale: float, base: int, line: TimeFit) -> float:
@@ -107,7 +112,7 @@ def test_the_optimum_is_the_best_of_adaptdls_candidates(
 ) -> None:
     line = TimeFit(constant=ratio, per_sample=0.01)
     rule = gb.Goodput(base_batch_size=base, max_batch_size=base * factor, improvement=1.0)
-    known: Any = {"base": base, "moments": {"weight": 1.0, "variance": noise, "grad_sqnorm": signal}}
+    known: Any = {"base": base, "moments": averaged(noise, signal)}
     known["times"] = no_times() | {"largest": 1e9}
     here = progress(batch_size=base, dataset_size=10**9)
     size, _ = rule._choose(line, here, known)
@@ -130,7 +135,7 @@ def test_by_hand() -> None:
     assert decision.lr_scale == pytest.approx(20.75 / 11.375, rel=1e-12)
     assert decision.numbers["seconds"] == pytest.approx(0.075, rel=1e-2)
     assert decision.numbers["seconds_per_sample"] == pytest.approx(0.001, rel=1e-2)
-    assert after["moments"]["variance"] == 600.0
+    assert after["moments"]["variance"]["mean"] == 600.0
     # For Adam the root of the gain; for a rate that someone else scales, none.
     assert gb.Goodput(decay=0.0, lr_power=0.5).update(statistics, here, known)[0].lr_scale == pytest.approx(
         math.sqrt(20.75 / 11.375), rel=1e-12
@@ -167,7 +172,7 @@ def test_no_noise_no_signal_and_lines_through_the_origin(
     noise: float, signal: float, constant: float, per_sample: float, expected: int
 ) -> None:
     line = TimeFit(constant=constant, per_sample=per_sample)
-    known: Any = {"base": 32, "moments": {"weight": 1.0, "variance": noise, "grad_sqnorm": signal}}
+    known: Any = {"base": 32, "moments": averaged(noise, signal)}
     known["times"] = no_times() | {"largest": 1e9}
     size, _ = gb.Goodput(improvement=1.0)._choose(line, progress(batch_size=64, dataset_size=10**6), known)
     # Over constants alone any size is worth the more the larger it is, but without noise none is.
@@ -176,7 +181,7 @@ def test_no_noise_no_signal_and_lines_through_the_origin(
 
 def test_sizes_at_most_double_beyond_what_was_timed() -> None:
     line = TimeFit(constant=10.0, per_sample=0.001)
-    known: Any = {"base": 32, "moments": {"weight": 1.0, "variance": 1e4, "grad_sqnorm": 1.0}}
+    known: Any = {"base": 32, "moments": averaged(1e4, 1.0)}
     for largest, expected in [(32.0, 64), (48.5, 97), (1.0, 32), (1e9, 1024)]:
         known["times"] = no_times() | {"largest": largest}
         assert gb.Goodput()._choose(line, progress(batch_size=32, dataset_size=10**6), known)[0] == expected
@@ -184,7 +189,7 @@ def test_sizes_at_most_double_beyond_what_was_timed() -> None:
 
 def test_the_data_set_is_a_bound_too_but_not_below_the_base() -> None:
     line = TimeFit(constant=10.0, per_sample=0.001)
-    known: Any = {"base": 32, "moments": {"weight": 1.0, "variance": 1e4, "grad_sqnorm": 1.0}}
+    known: Any = {"base": 32, "moments": averaged(1e4, 1.0)}
     known["times"] = no_times() | {"largest": 1e9}
     for dataset_size, expected in [(500, 500), (20, 32)]:
         here = progress(batch_size=32, dataset_size=dataset_size)
@@ -232,7 +237,7 @@ def test_averages_have_the_decay_of_adaptdl_and_no_bias() -> None:
     for variance, size in [(8.0, 32), (4.0, 16)]:
         statistics = gb.Statistics(num_samples=size, loss=1.0, grad_variance=variance, grad_sqnorm=1.0)
         _, known = rule.update(statistics, progress(), known)
-    assert known["moments"]["variance"] == pytest.approx((0.375 * 8 + 0.5 * 4) / 0.875, rel=1e-12)
+    assert known["moments"]["variance"]["mean"] == pytest.approx((0.375 * 8 + 0.5 * 4) / 0.875, rel=1e-12)
 
 
 @given(POSITIVE, POSITIVE, st.integers(1, 1000), st.integers(1, 1000))

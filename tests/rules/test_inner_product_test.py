@@ -91,12 +91,16 @@ def test_its_two_variances_add_up_to_the_norm_test_s(count: int, dim: int, seed:
     assert whole - 1 <= along + across <= whole + 2 + 1e-9 * whole
 
 
-def test_ba_s_variance_is_the_inner_product_test_s() -> None:
+@given(st.integers(3, 12), st.integers(2, 5), st.integers(0, 10**6))
+def test_ba_s_variance_is_the_inner_product_test_s(count: int, dim: int, seed: int) -> None:
     # Section 6: sigma^2 of BA is the variance of g_i . gbar. With sigma^2 = m theta^2 |gbar|^4 the test just passes.
-    _, statistics = measured(3, 8, 4)
-    assert statistics.projection_variance is not None
+    grads, statistics = measured(seed, count, dim)
     assert statistics.grad_sqnorm is not None
-    theta = math.sqrt(statistics.projection_variance / 8) / statistics.grad_sqnorm
+    sigma = gb.BA(covariance="exact").update(statistics, progress(), None)[0].numbers["sigma"]
+    covariance = np.atleast_2d(np.cov(grads.T))
+    mean = grads.mean(axis=0)
+    assert sigma**2 == pytest.approx(mean @ covariance @ mean, rel=1e-9)
+    theta = sigma / math.sqrt(count) / statistics.grad_sqnorm
     for factor, verdict in ((1.001, "passed"), (0.999, "failed")):
         assert verdict in decide(gb.InnerProductTest(theta=theta * factor), statistics).reason
 

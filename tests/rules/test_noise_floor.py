@@ -22,7 +22,7 @@ def batch(variance: float = 1.0, loss: float = 1.0, *, num_samples: int = 100) -
 def known(*, variance: float, slow: float, fast: float, watched: int = 10**12) -> dict[str, Any]:
     """A state after so long that a batch more leaves the loss where it is."""
     return {
-        "variances": [{"mean": variance, "count": 10**6}],
+        "variances": [{"mean": variance, "weight": 1.0}],
         "watched": watched,
         "samples_seen": 0,
         "slow": slow,

@@ -46,7 +46,7 @@ def test_defaults() -> None:
     rule = gb.NoiseScale()
     assert rule == gb.NoiseScale(decay=0.99, scale=1.0, power=1.0, min_batch_size=1, max_batch_size=None)
     assert rule.requires(progress()) == {"grad_variance", "grad_sqnorm"}
-    zero = {"mean": 0.0, "count": 0}
+    zero = {"mean": 0.0, "weight": 0.0}
     assert rule.init() == {"variance": zero, "signal": zero}
 
 

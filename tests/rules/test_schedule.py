@@ -116,5 +116,5 @@ def test_a_batch_of_nothing_is_refused() -> None:
 
 @pytest.mark.parametrize("unit", ["epoch", "steps", "", None])
 def test_units(unit: Any) -> None:
-    with pytest.raises(InvalidInputError, match='`unit` must be "epochs" or "samples"'):
+    with pytest.raises(InvalidInputError, match="`unit` must be 'epochs' or 'samples', got"):
         gb.Schedule(unit=unit)

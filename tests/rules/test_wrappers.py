@@ -109,7 +109,7 @@ def test_every_asks_at_its_steps_only() -> None:
     assert measured == [True, False, False, True, False, False, True, False]
     followed = follow(rule, [moments()] * 8)
     assert [d.reason == "said" for d in followed.decisions] == measured
-    assert followed.state == sum(measured)
+    assert followed.state == {"lr_scale": 2.0, "held": sum(measured)}
     assert {d.batch_size for d in followed.decisions} == {40}
 
 
@@ -117,20 +117,42 @@ def test_every_holds_the_request_and_the_rate_in_between() -> None:
     rule = gb.Every(rule=Says(), steps=5)
     between = answer(rule, step=7, batch_size=33)
     assert between == gb.Decision(batch_size=33, reason="every 5 steps: held until step 10")
-    assert answer(rule, step=10, batch_size=33).batch_size == 40
+    asked, state = rule.update(moments(), progress(step=10, batch_size=33), rule.init())
+    assert (asked.batch_size, asked.lr_scale) == (40, 2.0)
+    again, after = rule.update(moments(), progress(step=11, batch_size=40), state)
+    assert again == gb.Decision(batch_size=40, lr_scale=2.0, reason="every 5 steps: held until step 15")
+    assert after == state
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        gb.AdaBatch(interval=1, lr_decay=0.4),
+        gb.LossRatio(dwell=2, decay=0.0, max_batch_size=40),
+        gb.DiveBatch(interval=1, delta=5.0, scale_lr=True),
+        gb.ScaleLR(rule=gb.CABS(decay=0.5), base_batch_size=16),
+    ],
+    ids=lambda rule: type(rule).__name__,
+)
+def test_every_keeps_a_factor_on_the_rate_that_lasts(rule: gb.Rule[Any]) -> None:
+    course = [moments(loss=4.0 / (t + 1), variance=50.0) for t in range(60)]
+    scales = [d.lr_scale for d in follow(gb.Every(rule=rule, steps=4), course, as_requested=True).decisions]
+    assert scales == [scales[t - t % 4] for t in range(60)]
+    assert len(set(scales)) > 1
 
 
 def test_every_single_step_is_the_rule_itself() -> None:
     course = [moments(variance=float(100 * t)) for t in range(30)]
     bare, wrapped = follow(gb.CABS(), course), follow(gb.Every(rule=gb.CABS(), steps=1), course)
-    assert wrapped == bare
+    assert wrapped.decisions == bare.decisions
+    assert wrapped.state["held"] == bare.state
 
 
 def test_averages_advance_once_per_asking() -> None:
     course = [moments(variance=float(100 * t)) for t in range(30)]
     asked = follow(gb.CABS(), course[::3])
     spaced = follow(gb.Every(rule=gb.CABS(), steps=3), course)
-    assert spaced.state == asked.state
+    assert spaced.state["held"] == asked.state
     assert [d.batch_size for d in spaced.decisions[::3]] == [d.batch_size for d in asked.decisions]
 
 

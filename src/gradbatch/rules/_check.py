@@ -5,13 +5,18 @@ from typing import Any
 
 from gradbatch._types import Rule
 from gradbatch.errors import InvalidInputError
+from gradbatch.estimators import Ema
 
 __all__ = [
     "check_above",
     "check_at_least",
     "check_at_most",
+    "check_below",
+    "check_between",
     "check_bounds",
     "check_choice",
+    "check_decay",
+    "check_finite",
     "check_from",
     "check_held",
     "check_positive",
@@ -60,6 +65,29 @@ def check_from(name: str, value: float, minimum: float, maximum: float = math.in
     if not (minimum <= value <= maximum and math.isfinite(value)):
         most = f" and at most {maximum:g}" if maximum < math.inf else ""
         raise InvalidInputError(f"`{name}` must be a finite number of at least {minimum:g}{most}, got {value}")
+
+
+def check_below(name: str, value: float, minimum: float, bound: float) -> None:
+    """Refuse what is not at least ``minimum`` and below a bound."""
+    if not minimum <= value < bound:
+        raise InvalidInputError(f"`{name}` must be at least {minimum:g} and below {bound:g}, got {value}")
+
+
+def check_between(name: str, value: float, low: float, high: float) -> None:
+    """Refuse what is not above one bound and below another."""
+    if not low < value < high:
+        raise InvalidInputError(f"`{name}` must be above {low:g} and below {high:g}, got {value}")
+
+
+def check_decay(decay: float) -> None:
+    """Refuse a coefficient of the past that is none."""
+    Ema(decay=decay)
+
+
+def check_finite(name: str, value: float) -> None:
+    """Refuse nan and the infinities."""
+    if not math.isfinite(value):
+        raise InvalidInputError(f"`{name}` must be finite, got {value}")
 
 
 def check_held(wrapper: Rule[Any], rule: object) -> None:

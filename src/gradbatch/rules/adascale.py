@@ -42,8 +42,8 @@ class AdaScale(Rule[AdaScaleState]):
     gain is 1; single estimates may be negative (FairScale floors each at 1e-6 and 0, which biases both). The base
     batch size has no default in the paper. For SGD, with momentum or without.
 
-    A short batch at an epoch's end has a smaller $S$. A batch of one sample is not measured: the controller leaves its
-    rate unscaled and its progress out.
+    A short batch at an epoch's end has a smaller $S$. A batch of one sample is not measured: the controller keeps the
+    last gain for its rate, and its progress is left out.
 
     Attributes:
         base_batch_size: $b$, the batch size that the learning rate is meant for, in samples.
@@ -79,8 +79,8 @@ class AdaScale(Rule[AdaScaleState]):
         numbers = {
             "gain": gain,
             "progress": total,
-            "variance": moments["variance"],
-            "grad_sqnorm": moments["grad_sqnorm"],
+            "variance": moments["variance"]["mean"],
+            "grad_sqnorm": moments["signal"]["mean"],
         }
         decision = Decision(batch_size=progress.batch_size, lr_scale=gain, reason=reason, numbers=numbers)
         return decision, AdaScaleState(moments=moments, progress=total)

@@ -6,7 +6,8 @@ from typing import ClassVar, Literal
 
 from gradbatch._types import Decision, Progress, Rule, Statistics
 from gradbatch.errors import InvalidInputError
-from gradbatch.rules._check import check_at_least, check_choice
+from gradbatch.rules._check import check_at_least, check_below, check_choice, check_finite
+from gradbatch.rules._sizes import hold, largest_size
 from gradbatch.rules._walk import best_size
 
 __all__ = ["BA"]
@@ -70,11 +71,9 @@ class BA(Rule[None]):
     overshoot: Literal["accept", "cap"] = "accept"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.momentum < 1:
-            raise InvalidInputError(f"`momentum` must be at least 0 and below 1, got {self.momentum!r}")
+        check_below("momentum", self.momentum, 0, 1)
         check_at_least("m0", self.m0, 2)
-        if not math.isfinite(self.optimum):
-            raise InvalidInputError(f"`optimum` must be finite, got {self.optimum!r}")
+        check_finite("optimum", self.optimum)
         check_choice("covariance", self.covariance, ("diagonal", "exact"))
         check_choice("stop", self.stop, ("paper", "code"))
         check_choice("no_progress", self.no_progress, ("accept", "cap"))
@@ -108,15 +107,13 @@ class BA(Rule[None]):
         is_exact = self.covariance == "exact"
         variance = statistics.projection_variance if is_exact else statistics.diagonal_projection_variance
         if mu is None or variance is None or not statistics.is_finite:
-            reason = "ba: held, this batch has no finite loss, step and variance"
-            return Decision(batch_size=progress.batch_size, reason=reason), None
-        size, drawn = progress.dataset_size, statistics.num_samples
-        largest = size if self.max_batch_size is None else min(self.max_batch_size, size)
+            return hold("ba", progress, "this batch has no finite loss, step and variance"), None
+        drawn, largest = statistics.num_samples, largest_size(self.max_batch_size, progress)
         sigma = math.sqrt(max(0.0, variance))  # rounding can make that of equal gradients negative
         target = self._target(statistics.loss, mu, sigma, progress.lr, largest)
         numbers = {"state": statistics.loss, "mu": mu, "sigma": sigma, "target": target, "drawn": drawn}
         reason = f"ba: m* = {target} with {drawn} samples"
-        end = self._end(drawn, target, largest, is_epoch_end=progress.samples_seen % size == 0)
+        end = self._end(drawn, target, largest, is_epoch_end=progress.samples_seen % progress.dataset_size == 0)
         if end:
             return Decision(batch_size=self.m0, reason=f"{reason}, {end}", numbers=numbers), None
         # Up to a multiple, should the first batch have been none.

@@ -2,13 +2,14 @@
 
 import math
 from dataclasses import dataclass
-from operator import mul
 from typing import Literal, TypedDict
 
 from gradbatch._types import Decision, LayerStatistics, Progress, Rule, Statistics
 from gradbatch.errors import InvalidInputError
 from gradbatch.estimators import Ema, biased_grad_variance
-from gradbatch.rules._check import check_bounds, check_choice
+from gradbatch.rules._check import check_bounds, check_choice, check_decay, check_from, check_positive
+from gradbatch.rules._groups import averages_of, parts_of, with_groups, with_rates
+from gradbatch.rules._sizes import hold, largest_size
 
 __all__ = ["CABS", "CABSState"]
 
@@ -69,13 +70,11 @@ class CABS(Rule[CABSState]):
     with_momentum: bool = False
 
     def __post_init__(self) -> None:
-        Ema(decay=self.decay)
+        check_decay(self.decay)
         check_choice("moment", self.moment, tuple(_MOMENTS))
         check_bounds(self.min_batch_size, self.max_batch_size)
-        if not (self.scale > 0 and math.isfinite(self.scale)):
-            raise InvalidInputError(f"`scale` must be positive, got {self.scale}")
-        if not (self.eps >= 0 and math.isfinite(self.eps)):
-            raise InvalidInputError(f"`eps` must not be negative, got {self.eps}")
+        check_positive("scale", self.scale)
+        check_from("eps", self.eps, 0)
 
     def requires(self, progress: Progress) -> frozenset[str]:
         """Both moments, per parameter group where there are several; a momentum that never fades is refused."""
@@ -83,8 +82,7 @@ class CABS(Rule[CABSState]):
             raise InvalidInputError(
                 f"CABS(with_momentum=True) needs a momentum below 1, got {progress.momentum}: leave `with_momentum` out"
             )
-        moments = frozenset({_MOMENTS[self.moment], "grad_sqnorm"})
-        return moments | {"groups"} if progress.group_lrs else moments
+        return with_groups(frozenset({_MOMENTS[self.moment], "grad_sqnorm"}), progress)
 
     def init(self) -> CABSState:
         """Averages of 0 (variance) and 1 (loss)."""
@@ -94,22 +92,19 @@ class CABS(Rule[CABSState]):
         """Average this batch in, then apply the rule; see the class."""
         variances = self._variances(statistics, progress)
         if not all(map(math.isfinite, (statistics.loss, *variances))):
-            reason = "cabs: held, this batch has no finite loss and variance"
-            return Decision(batch_size=progress.batch_size, reason=reason), state
+            return hold("cabs", progress, "this batch has no finite loss and variance"), state
         state = self._average(variances, statistics.loss, state)
-        lrs = progress.group_lrs or (progress.lr,)
         pace = 1 / (1 - progress.momentum) if self.with_momentum else 1.0
-        numerator = self.scale * pace * sum(map(mul, lrs, state["variances"]))
+        numerator = self.scale * pace * with_rates(state["variances"], progress)
         denominator = state["loss"] + self.eps
-        size = self._clip(numerator, denominator, progress.dataset_size)
+        size = self._clip(numerator, denominator, progress)
         reason = f"cabs: lr*variance/loss = {numerator:.4g}/{denominator:.4g}"
         numbers = {"variance": sum(state["variances"]), "loss": state["loss"]}
         return Decision(batch_size=size, reason=reason, numbers=numbers), state
 
     def _variances(self, statistics: Statistics, progress: Progress) -> list[float]:
         """The batch's gradient variance in each parameter group; nan if it has none."""
-        parts = (statistics.groups or ()) if progress.group_lrs else (statistics,)
-        biased = [self._biased(part) for part in parts]
+        biased = [self._biased(part) for part in parts_of(statistics, progress)]
         if not self.unbiased:
             return biased
         size = statistics.num_samples
@@ -126,20 +121,15 @@ class CABS(Rule[CABSState]):
     def _average(self, variances: list[float], loss: float, state: CABSState) -> CABSState:
         """The running averages with this batch in them."""
         ema = Ema(decay=self.decay)
-        old = state["variances"] or [0.0] * len(variances)
-        if len(old) != len(variances):
-            raise InvalidInputError(
-                f"CABS has averaged over {len(old)} parameter groups and `optimizer` now has {len(variances)}: make "
-                "a new controller after adding a group"
-            )
+        old = averages_of("CABS", state["variances"], len(variances), 0.0)
         return CABSState(
             variances=[ema.update(a, b) for a, b in zip(old, variances, strict=True)],
             loss=ema.update(state["loss"], loss),
         )
 
-    def _clip(self, numerator: float, denominator: float, dataset_size: int) -> int:
+    def _clip(self, numerator: float, denominator: float, progress: Progress) -> int:
         """Round half to even, then clip, as the authors do."""
-        largest = min(self.max_batch_size, dataset_size)
+        largest = largest_size(self.max_batch_size, progress)
         if denominator == 0:
             return largest if numerator > 0 else self.min_batch_size
         # The floor wins over a data set smaller than it: the stream cuts such a batch at the epoch's end.

@@ -13,8 +13,9 @@ import numpy as np
 from gradbatch._types import Decision, Progress, Rule, Statistics, Strides
 from gradbatch.errors import InvalidInputError
 from gradbatch.estimators import Ema
-from gradbatch.rules._check import check_at_least, check_bounds, check_choice
+from gradbatch.rules._check import check_at_least, check_bounds, check_choice, check_decay, check_positive
 from gradbatch.rules._selection import Distance, Metric, bottom_up, metric_of, top_down
+from gradbatch.rules._sizes import hold, largest_size
 
 __all__ = ["DBA", "DBAState"]
 
@@ -22,12 +23,13 @@ __all__ = ["DBA", "DBAState"]
 class DBAState(TypedDict):
     """What DBA remembers.
 
-    The running mean of the loss (``None`` before the first batch) and of each layer's metric; how often each number of
-    samples was selected in this epoch, as pairs; and the samples used so far, a mean over the layers.
+    The running mean of the loss (``None`` before the first batch) and of each layer's metric; the epoch, and how often
+    each number of samples was selected in it, as pairs; and the samples used so far, a mean over the layers.
     """
 
     loss: float | None
     metrics: dict[str, float]
+    epoch: int
     selected: list[list[int]]
     used: float
 
@@ -114,10 +116,10 @@ class DBA(Rule[DBAState]):
         check_at_least("stride", self.stride, 1)
         check_at_least("increment", self.increment, 0)
         check_bounds(self.min_batch_size, self.max_batch_size)
-        Ema(decay=self.decay)
-        for name, value in (("slope", self.slope), ("alpha", self.alpha)):
-            if value is not None and not 0 < value < math.inf:
-                raise InvalidInputError(f"`{name}` must be positive and finite, got {value}")
+        check_decay(self.decay)
+        check_positive("slope", self.slope)
+        if self.alpha is not None:
+            check_positive("alpha", self.alpha)
         if self.metric != "norm" and self.metric_over == "sample" and self.stride < 2:
             raise InvalidInputError(
                 f'`stride` must be at least 2 for the metric "{self.metric}", a variance of the samples within, got '
@@ -130,7 +132,7 @@ class DBA(Rule[DBAState]):
 
     def init(self) -> DBAState:
         """Nothing seen yet."""
-        return DBAState(loss=None, metrics={}, selected=[], used=0.0)
+        return DBAState(loss=None, metrics={}, epoch=0, selected=[], used=0.0)
 
     def update(self, statistics: Statistics, progress: Progress, state: DBAState) -> tuple[Decision, DBAState]:
         """Select in every layer, and at an epoch's end move the batch size; see the class."""
@@ -138,21 +140,20 @@ class DBA(Rule[DBAState]):
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is held
             chosen = {name: self._search(name, own, statistics.loss, progress, state) for name, own in layers.items()}
         if not chosen or not all(math.isfinite(metric.value) for metric in chosen.values()):
-            reason = "dba: held, this batch's gradients are not finite"
-            return Decision(batch_size=progress.batch_size, reason=reason), state
+            return hold("dba", progress, "this batch's gradients are not finite"), state
         counts = [_num_samples(layers[name][0], metric) for name, metric in chosen.items()]
         used = math.fsum(counts) / len(counts)
-        selected: Sequence[Sequence[int]] = state["selected"]
-        if statistics.num_samples == progress.batch_size:  # not the short last batch of an epoch
-            selected = _counted(selected, counts)
+        epoch = (progress.samples_seen - statistics.num_samples) // progress.dataset_size
+        selected, ended = _tallied(counts, statistics, progress, epoch, state)
         size, reason = progress.batch_size, f"dba: used {used / statistics.num_samples:.0%} of the batch"
-        if progress.samples_seen % progress.dataset_size == 0:
-            size, why = self._next_size(progress, selected)
-            selected, reason = (), f"{reason}; {why}"
+        if ended is not None:
+            size, why = self._next_size(progress, ended)
+            reason = f"{reason}; {why}"
         state = DBAState(
             loss=self._mean(state["loss"], statistics.loss),
             metrics={name: self._mean(state["metrics"].get(name), metric.value) for name, metric in chosen.items()},
-            selected=[list(pair) for pair in selected],
+            epoch=epoch,
+            selected=selected,
             used=state["used"] + used,
         )
         decision = Decision(
@@ -223,7 +224,7 @@ class DBA(Rule[DBAState]):
             return size, "no whole batch in this epoch, the size is kept"
         middle = median([count for count, times in selected for _ in range(times)])
         step = self.increment * ((middle > _MANY * size) - (middle < _FEW * size))
-        bounded = max(self.min_batch_size, min(size + step, self.max_batch_size, progress.dataset_size))
+        bounded = max(self.min_batch_size, min(size + step, largest_size(self.max_batch_size, progress)))
         return bounded, f"median {middle:g} of {size} selected, {step:+d}"
 
 
@@ -241,6 +242,20 @@ _MANY, _FEW = 0.8, 0.2
 def _num_samples(strides: Strides, metric: Metric) -> int:
     """Samples in the strides that are selected."""
     return sum(count for count, is_selected in zip(strides.counts, metric.selected, strict=True) if is_selected)
+
+
+def _tallied(
+    counts: Sequence[int], statistics: Statistics, progress: Progress, epoch: int, state: DBAState
+) -> tuple[list[list[int]], list[list[int]] | None]:
+    """What was selected in the epoch under way, and in one that is over, if one is."""
+    # If its last batch was not asked about, an epoch is over with the batch after it, which is none of its own.
+    is_late = epoch > state["epoch"] and bool(state["selected"])
+    selected: list[list[int]] = [] if is_late else [list(pair) for pair in state["selected"]]
+    if statistics.num_samples == progress.batch_size:  # not the short last batch of an epoch
+        selected = _counted(selected, counts)
+    if is_late:
+        return selected, state["selected"]
+    return ([], selected) if progress.samples_seen % progress.dataset_size == 0 else (selected, None)
 
 
 def _counted(selected: Sequence[Sequence[int]], counts: Sequence[int]) -> list[list[int]]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TypedDict
 
 from gradbatch._types import Decision, Progress, Rule, Statistics
+from gradbatch.estimators import Ema
 from gradbatch.rules._check import check_at_least, check_positive
 from gradbatch.rules._sizes import hold, largest_size, measured
 
@@ -81,17 +82,21 @@ class DiveBatch(Rule[DiveBatchState]):
             return hold("divebatch", progress, "this batch's numbers are not finite"), state
         initial = state["initial_batch_size"] or progress.batch_size
         state = {**state, "initial_batch_size": initial}
-        begin = progress.samples_seen - statistics.num_samples
-        if self._is_measured(begin, progress):
-            state = _averaged(statistics, progress, begin // progress.dataset_size, state)
         size, reason = progress.batch_size, "divebatch: as before"
         numbers: dict[str, float] = {}
-        # Also with the batch after the epoch, if its last one could not be measured.
+        begin = progress.samples_seen - statistics.num_samples
+        is_measured = self._is_measured(begin, progress)
+        # An epoch whose last batch could not be measured is over with the batch after it, which is none of its own.
+        is_late = state["samples"] > 0 and begin // progress.dataset_size > state["epoch"]
+        if is_measured and not is_late:
+            state = _averaged(statistics, progress, state)
         if state["samples"] and progress.samples_seen // progress.dataset_size > state["epoch"]:
             numbers = {"sample_sqnorm": state["sample_sqnorm"], "grad_sqnorm": state["grad_sqnorm"]}
             size = self._grown(progress, state)
             reason = f"divebatch: n*diversity = {state['sample_sqnorm']:.4g}/{state['grad_sqnorm']:.4g}"
             state = {**self.init(), "initial_batch_size": initial}
+        if is_measured and is_late:
+            state = _averaged(statistics, progress, state)
         scale = progress.batch_size / initial if self.scale_lr else 1.0
         return Decision(batch_size=size, lr_scale=scale, reason=reason, numbers=numbers), state
 
@@ -107,17 +112,16 @@ class DiveBatch(Rule[DiveBatchState]):
         return math.floor(min(max(asked, progress.batch_size), largest_size(self.max_batch_size, progress)))
 
 
-def _averaged(statistics: Statistics, progress: Progress, epoch: int, state: DiveBatchState) -> DiveBatchState:
-    """The means with one more batch in them; what an earlier epoch left is dropped."""
+def _averaged(statistics: Statistics, progress: Progress, state: DiveBatchState) -> DiveBatchState:
+    """The epoch's means with one more batch in them."""
     sample_sqnorm, grad_sqnorm, variance = measured(statistics, "sample_sqnorm", "grad_sqnorm", "grad_variance")
     signal = grad_sqnorm - variance * (1 / statistics.num_samples - 1 / progress.dataset_size)
-    before = state["samples"] if state["epoch"] == epoch else 0
-    samples = before + statistics.num_samples
-    new = statistics.num_samples / samples
+    samples = state["samples"] + statistics.num_samples
+    mean = Ema(decay=state["samples"] / samples)
     return DiveBatchState(
-        epoch=epoch,
+        epoch=(progress.samples_seen - statistics.num_samples) // progress.dataset_size,
         samples=samples,
-        sample_sqnorm=(1 - new) * state["sample_sqnorm"] + new * sample_sqnorm,
-        grad_sqnorm=(1 - new) * state["grad_sqnorm"] + new * signal,
+        sample_sqnorm=mean.update(state["sample_sqnorm"], sample_sqnorm),
+        grad_sqnorm=mean.update(state["grad_sqnorm"], signal),
         initial_batch_size=state["initial_batch_size"],
     )

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import TypedDict
 
 from gradbatch._types import Decision, Progress, Rule, Statistics
-from gradbatch.estimators import Ema
-from gradbatch.rules._check import check_above, check_at_least, check_from
+from gradbatch.rules._check import check_above, check_at_least, check_decay, check_from
 from gradbatch.rules._moments import Moments, average, gain_of, has_moments, no_moments
 from gradbatch.rules._sizes import hold, largest_size
 from gradbatch.rules._step_times import StepTimes, TimeFit, fit, no_times, observe
@@ -80,7 +79,7 @@ class Goodput(Rule[GoodputState]):
             check_at_least("max_batch_size", self.max_batch_size, self.base_batch_size or 1)
         check_from("improvement", self.improvement, 1)
         check_from("lr_power", self.lr_power, 0)
-        Ema(decay=self.decay)
+        check_decay(self.decay)
         check_above("growth", self.growth, 1)
 
     def requires(self, progress: Progress) -> frozenset[str]:
@@ -99,7 +98,8 @@ class Goodput(Rule[GoodputState]):
         moments = average(state["moments"], statistics, self.decay ** (statistics.num_samples / base))
         state = GoodputState(base=base, moments=moments, times=observe(state["times"], progress))
         gain = gain_of(moments, base_batch_size=base, batch_size=statistics.num_samples)
-        numbers = {"gain": gain, "variance": moments["variance"], "grad_sqnorm": moments["grad_sqnorm"]}
+        numbers = {"gain": gain, "variance": moments["variance"]["mean"]}
+        numbers["grad_sqnorm"] = moments["signal"]["mean"]
         times = fit(state["times"])
         if times is None:
             size, reason = progress.batch_size, "goodput: held, no update has been timed yet"
@@ -134,7 +134,7 @@ def _goodput(size: int, times: TimeFit, moments: Moments, base: int) -> float:
 
 def _optimum(times: TimeFit, moments: Moments, base: int) -> int:
     r"""Where the goodput is largest without bounds: the zero of its derivative, $\sqrt{\varphi a/b}$."""
-    noise, signal = max(moments["variance"], 0.0), max(moments["grad_sqnorm"], 0.0)
+    noise, signal = max(moments["variance"]["mean"], 0.0), max(moments["signal"]["mean"], 0.0)
     if noise == 0:
         return base
     if signal == 0 or times.per_sample == 0:

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from typing import TypedDict
 
 from gradbatch._types import Decision, Progress, Rule, Statistics
-from gradbatch.errors import InvalidInputError
 from gradbatch.estimators import DebiasedEma, RunningMean
-from gradbatch.rules._check import check_at_least
+from gradbatch.rules._check import check_at_least, check_decay, check_finite
 from gradbatch.rules._sizes import bounded, hold, largest_size
 
 __all__ = ["LossRatio", "LossRatioState"]
@@ -54,10 +53,9 @@ class LossRatio(Rule[LossRatioState]):
     max_batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.optimum):
-            raise InvalidInputError(f"`optimum` must be finite, got {self.optimum}")
+        check_finite("optimum", self.optimum)
         check_at_least("dwell", self.dwell, 1)
-        DebiasedEma(decay=self.decay)
+        check_decay(self.decay)
         if self.max_batch_size is not None:
             check_at_least("max_batch_size", self.max_batch_size, 1)
 

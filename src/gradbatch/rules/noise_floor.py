@@ -2,13 +2,12 @@
 
 import math
 from dataclasses import dataclass
-from operator import mul
 from typing import TypedDict
 
 from gradbatch._types import Decision, Progress, Rule, Statistics
-from gradbatch.errors import InvalidInputError
 from gradbatch.estimators import DebiasedEma, Ema, RunningMean, grown
-from gradbatch.rules._check import check_above, check_bounds, check_from, check_positive
+from gradbatch.rules._check import check_above, check_bounds, check_decay, check_from, check_positive
+from gradbatch.rules._groups import averages_of, parts_of, with_groups, with_rates
 from gradbatch.rules._sizes import hold, largest_size, ratio
 
 __all__ = ["NoiseFloor", "NoiseFloorState"]
@@ -78,13 +77,13 @@ class NoiseFloor(Rule[NoiseFloorState]):
     def __post_init__(self) -> None:
         check_positive("horizon", self.horizon)
         check_bounds(self.min_batch_size, self.max_batch_size)
-        DebiasedEma(decay=self.decay)
+        check_decay(self.decay)
         check_above("growth", self.growth, 1)
         check_from("min_decrease", self.min_decrease, 0)
 
     def requires(self, progress: Progress) -> frozenset[str]:
         """The variance; per parameter group where there are several."""
-        return frozenset({"grad_variance", "groups"} if progress.group_lrs else {"grad_variance"})
+        return with_groups(frozenset({"grad_variance"}), progress)
 
     def init(self) -> NoiseFloorState:
         """Nothing averaged."""
@@ -99,8 +98,7 @@ class NoiseFloor(Rule[NoiseFloorState]):
             because = "no finite loss and variance, or a momentum of 1 or more"
             return hold("noise-floor", progress, because), state
         averaged = self._average(variances, statistics, progress, state)
-        lrs = progress.group_lrs or (progress.lr,)
-        noise = sum(map(mul, lrs, (own["mean"] for own in averaged["variances"]))) / (1 - progress.momentum)
+        noise = with_rates([own["mean"] for own in averaged["variances"]], progress) / (1 - progress.momentum)
         loss = averaged["fast"]
         decrease = max(averaged["slow"] - loss, self.min_decrease * abs(loss))
         if not (math.isfinite(noise) and math.isfinite(decrease)):
@@ -133,12 +131,7 @@ class NoiseFloor(Rule[NoiseFloorState]):
     ) -> NoiseFloorState:
         """The averages with this batch in them."""
         ema = DebiasedEma(decay=self.decay)
-        old = state["variances"] or [ema.init() for _ in variances]
-        if len(old) != len(variances):
-            raise InvalidInputError(
-                f"NoiseFloor has averaged over {len(old)} parameter groups and `optimizer` now has {len(variances)}: "
-                "make a new controller after adding a group"
-            )
+        old = averages_of("NoiseFloor", state["variances"], len(variances), ema.init())
         # The batch stands for all samples since the last one that was seen, so that time is in samples always.
         passed = progress.samples_seen - state["samples_seen"] if state["watched"] else 0
         passed = max(passed, statistics.num_samples)
@@ -156,8 +149,8 @@ class NoiseFloor(Rule[NoiseFloorState]):
 
 def _variances(statistics: Statistics, progress: Progress) -> list[float]:
     """The variance in each parameter group, nan where there is none."""
-    parts = (statistics.groups or ()) if progress.group_lrs else (statistics,)
-    return [math.nan if part.grad_variance is None else part.grad_variance for part in parts] or [math.nan]
+    variances = [part.grad_variance for part in parts_of(statistics, progress)]
+    return [math.nan if variance is None else variance for variance in variances] or [math.nan]
 
 
 def _ema_of_samples(passed: int, watched: int, constant: float) -> Ema:

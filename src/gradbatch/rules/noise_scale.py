@@ -1,25 +1,17 @@
 """NoiseScale: a batch size in proportion to the gradient noise scale."""
 
 from dataclasses import dataclass
-from typing import TypedDict
 
 from gradbatch._types import Decision, Progress, Rule, Statistics
-from gradbatch.estimators import DebiasedEma, RunningMean
-from gradbatch.rules._check import check_at_most, check_bounds, check_positive
+from gradbatch.rules._check import check_at_most, check_bounds, check_decay, check_positive
+from gradbatch.rules._moments import Moments, average, no_moments
 from gradbatch.rules._sizes import bounded, hold, largest_size, measured, ratio
 
-__all__ = ["NoiseScale", "NoiseScaleState"]
-
-
-class NoiseScaleState(TypedDict):
-    r"""Running means of $\operatorname{tr}\hat\Sigma$ and of the corrected $\|G\|^2$."""
-
-    variance: RunningMean
-    signal: RunningMean
+__all__ = ["NoiseScale"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoiseScale(Rule[NoiseScaleState]):
+class NoiseScale(Rule[Moments]):
     r"""Follow the simple noise scale, the batch size at which noise and signal of the gradient are equally large.
 
     With the unbiased variance $\operatorname{tr}\hat\Sigma$ and $\widehat{\|G\|^2}=\|\bar g\|^2-
@@ -56,7 +48,7 @@ class NoiseScale(Rule[NoiseScaleState]):
     max_batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        DebiasedEma(decay=self.decay)
+        check_decay(self.decay)
         check_positive("scale", self.scale)
         check_at_most("power", self.power, 1)
         check_bounds(self.min_batch_size, self.max_batch_size)
@@ -65,23 +57,16 @@ class NoiseScale(Rule[NoiseScaleState]):
         """The variance and the mean gradient's squared norm."""
         return frozenset({"grad_variance", "grad_sqnorm"})
 
-    def init(self) -> NoiseScaleState:
+    def init(self) -> Moments:
         """Nothing averaged yet."""
-        ema = DebiasedEma(decay=self.decay)
-        return NoiseScaleState(variance=ema.init(), signal=ema.init())
+        return no_moments()
 
-    def update(
-        self, statistics: Statistics, progress: Progress, state: NoiseScaleState
-    ) -> tuple[Decision, NoiseScaleState]:
+    def update(self, statistics: Statistics, progress: Progress, state: Moments) -> tuple[Decision, Moments]:
         """Average this batch in, then apply the rule; see the class."""
         if not statistics.is_finite:
             return hold("noise-scale", progress, "this batch's numbers are not finite"), state
-        variance, sqnorm = measured(statistics, "grad_variance", "grad_sqnorm")
-        ema = DebiasedEma(decay=self.decay)
-        state = NoiseScaleState(
-            variance=ema.update(state["variance"], variance),
-            signal=ema.update(state["signal"], sqnorm - variance / statistics.num_samples),
-        )
+        measured(statistics, "grad_variance", "grad_sqnorm")
+        state = average(state, statistics, self.decay)
         noise, signal = state["variance"]["mean"], state["signal"]["mean"]
         size = self.scale * ratio(noise, signal) ** self.power
         decision = Decision(

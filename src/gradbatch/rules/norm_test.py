@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 
 from gradbatch._types import Decision, Progress, Rule, Statistics
-from gradbatch.errors import InvalidInputError
-from gradbatch.rules._check import check_bounds
+from gradbatch.rules._check import check_between, check_bounds
 from gradbatch.rules._sizes import after_test, hold, measured, ratio
 
 __all__ = ["NormTest"]
@@ -43,8 +42,7 @@ class NormTest(Rule[None]):
     max_batch_size: int = 50_000
 
     def __post_init__(self) -> None:
-        if not 0 < self.theta < 1:
-            raise InvalidInputError(f"`theta` must be above 0 and below 1, got {self.theta}")
+        check_between("theta", self.theta, 0, 1)
         check_bounds(self.min_batch_size, self.max_batch_size)
 
     def requires(self, progress: Progress) -> frozenset[str]:

@@ -40,7 +40,7 @@ class ScaleLR(Rule[ScaleLRState]):
     Source: linear, Goyal et al. 2017 (arXiv:1706.02677), for SGD; square root, Krizhevsky 2014 (arXiv:1404.5997), and
     usual for Adam; AdaScale, Johnson et al. 2020 (arXiv:2007.05105). Choices of our own: the size is that of the
     samples really behind the update, also where an epoch's end cuts the batch. Where the controller does not ask,
-    because the batch lacks a quantity that was required (one sample has no variance), the rate is not scaled.
+    because the batch lacks a quantity that was required (one sample has no variance), the last factor is kept.
 
     Attributes:
         rule: The rule held; not one that decides within a step.

@@ -9,6 +9,7 @@ from typing import Literal
 
 from gradbatch._types import Decision, Progress, Rule, Statistics
 from gradbatch.errors import InvalidInputError
+from gradbatch.rules._check import check_choice
 
 __all__ = ["Schedule"]
 
@@ -41,8 +42,7 @@ class Schedule(Rule[None]):
     unit: Literal["epochs", "samples"] = "epochs"
 
     def __post_init__(self) -> None:
-        if self.unit not in ("epochs", "samples"):
-            raise InvalidInputError(f'`unit` must be "epochs" or "samples", got {self.unit!r}')
+        check_choice("unit", self.unit, ("epochs", "samples"))
         _parse(self.table)
 
     def batch_size_at(self, *, samples_seen: int, dataset_size: int) -> int:

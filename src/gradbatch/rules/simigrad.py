@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypedDict
 
 from gradbatch._types import Decision, Progress, Rule, Statistics, Strides
 from gradbatch.errors import InvalidInputError
 from gradbatch.estimators import grown
-from gradbatch.rules._check import check_above, check_bounds, check_from
+from gradbatch.rules._check import check_above, check_below, check_between, check_bounds, check_from
 from gradbatch.rules._sizes import hold, largest_size
 
 __all__ = ["SimiGrad", "SimiGradState"]
@@ -59,16 +59,14 @@ class SimiGrad(Rule[SimiGradState]):
     lr_damping: float = 1.0
 
     def __post_init__(self) -> None:
-        if not -1 < self.target < 1:
-            raise InvalidInputError(f"`target` must be above -1 and below 1, got {self.target}")
+        check_between("target", self.target, -1, 1)
         check_bounds(self.min_batch_size, self.max_batch_size)
         if self.min_batch_size < 2:
             raise InvalidInputError(
                 f"`min_batch_size` must be at least 2, one for each half, got {self.min_batch_size}"
             )
         check_above("growth", self.growth, 1)
-        if not 0 <= self.shrinkage < 1:
-            raise InvalidInputError(f"`shrinkage` must be at least 0 and below 1, got {self.shrinkage}")
+        check_below("shrinkage", self.shrinkage, 0, 1)
         check_from("lr_damping", self.lr_damping, 0, 1)
 
     def requires(self, progress: Progress) -> frozenset[str]:
@@ -90,8 +88,8 @@ class SimiGrad(Rule[SimiGradState]):
         lr_scale = 1 + self.lr_damping * (math.sqrt(statistics.num_samples / state["original"]) - 1)
         cosine = _cosine_of_halves(statistics.strides or {})
         if cosine is None:
-            reason = "simigrad: held, this batch has no two comparable halves with a gradient"
-            return Decision(batch_size=max(progress.batch_size, 2), lr_scale=lr_scale, reason=reason), state
+            held = hold("simigrad", progress, "this batch has no two comparable halves with a gradient")
+            return replace(held, batch_size=max(progress.batch_size, 2), lr_scale=lr_scale), state
         # The lower bound wins over a data set smaller than it.
         size = max(
             self.min_batch_size,

@@ -82,12 +82,20 @@ class RoundTo(Rule[Any]):
         return max(1, math.floor(size / self.multiple + 0.5)) * self.multiple
 
 
+class EveryState(TypedDict):
+    """The last factor on the learning rate, and the held rule's own state."""
+
+    lr_scale: float
+    held: Any
+
+
 @dataclass(frozen=True, kw_only=True)
-class Every(Rule[Any]):
+class Every(Rule[EveryState]):
     """Ask a rule at every ``steps``-th step only, and measure nothing in between.
 
     Steps 0, ``steps``, 2 ``steps``, ... are measured. Running averages advance once per asking, so their memory
-    is in askings, not in steps.
+    is in askings, not in steps. In between the batch size and the factor on the learning rate stay as they were
+    answered last; gradients are not selected.
 
     Attributes:
         rule: The rule held; not one that decides within a step, which must be asked each time.
@@ -105,16 +113,17 @@ class Every(Rule[Any]):
         """What the held rule requires, at the steps at which it is asked."""
         return self.rule.requires(progress) if progress.step % self.steps == 0 else frozenset()
 
-    def init(self) -> Any:
-        """The held rule's state."""
-        return self.rule.init()
+    def init(self) -> EveryState:
+        """The rate as it is, and the held rule's state."""
+        return EveryState(lr_scale=1.0, held=self.rule.init())
 
-    def update(self, statistics: Statistics, progress: Progress, state: Any) -> tuple[Decision, Any]:
-        """The held rule's decision, or the requested size again in between."""
+    def update(self, statistics: Statistics, progress: Progress, state: EveryState) -> tuple[Decision, EveryState]:
+        """The held rule's decision, or the requested size and the last factor again in between."""
         if progress.step % self.steps == 0:
-            return self.rule.update(statistics, progress, state)
+            decision, held = self.rule.update(statistics, progress, state["held"])
+            return decision, EveryState(lr_scale=decision.lr_scale, held=held)
         between = f"every {self.steps} steps: held until step {-(-progress.step // self.steps) * self.steps}"
-        return Decision(batch_size=progress.batch_size, reason=between), state
+        return Decision(batch_size=progress.batch_size, lr_scale=state["lr_scale"], reason=between), state
 
 
 class WarmupState(TypedDict):

@@ -24,7 +24,8 @@ class JsonlSink:
 
     Args:
         path: The log file. Missing folders are made.
-        append: Go on with an existing file. Without it an existing file is refused, so that no log is lost.
+        append: Go on with an existing file. Without it an existing file is refused, so that no log is lost. After
+            going back to an earlier checkpoint, first drop what was logged since, with `truncate_jsonl`.
 
     Raises:
         OutputError: If the file exists (without ``append``) or cannot be written.
@@ -33,7 +34,7 @@ class JsonlSink:
     def __init__(self, path: str | os.PathLike[str], *, append: bool = False) -> None:
         self._path = Path(path)
         if not append and self._path.exists():
-            raise OutputError(f"{self._path} already exists: name another file, or ask to append to this one")
+            raise OutputError(f"{self._path} already exists: name another file, or go on with this one (append=True)")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             if append and self._path.is_file():  # a device has no end to look at
