@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from gradbatch.checkpoint import load_checkpoint
 from gradbatch.cli import main
 from gradbatch.experiments.run import read_run
 from gradbatch.rules import RULES
@@ -34,7 +35,7 @@ def test_every_flag_of_the_contract_reaches_the_run():
         "--batch-size 20 --lr 0.3 --optimizer sgd --momentum 0.5 --nesterov --weight-decay 0.001 "
         "--lr-schedule step --validation 0.2 "
         "--device cpu --num-workers 0 --micro-batch-size 10 --seed 7 --data-dir data --out run "
-        "--model mlp --estimator layers --clip-grad-norm 5"
+        "--model mlp --estimator layers --clip-grad-norm 5 --shadow fixed norm-test"
     )
     assert main(flags.split()) == 0
     settings = json.loads(Path("run/run.json").read_text())["settings"]
@@ -43,6 +44,7 @@ def test_every_flag_of_the_contract_reaches_the_run():
         "model": "mlp",
         "rule": "cabs",
         "set": ["decay=0.9", "max_batch_size=64", "scale=2"],
+        "shadow": ["fixed", "norm-test"],
         "estimator": "layers",
         "epochs": None,
         "samples": 100,
@@ -77,7 +79,7 @@ def test_resuming_takes_the_settings_from_the_folder():
     ("arguments", "sentence"),
     [
         ("", "the following arguments are required: COMMAND"),
-        ("compare", "invalid choice: 'compare'"),
+        ("comprae", "invalid choice: 'comprae'"),
         (
             "train digts",
             'there is no task "digts", did you mean "digits"? Known: digits, mnist, fashion-mnist',
@@ -99,6 +101,21 @@ def test_resuming_takes_the_settings_from_the_folder():
         ("train --batch-size 5000", "`batch_size`"),
         ("report", "the following arguments are required: RUN"),
         ("report nothing", "is not the folder of a run"),
+        ("train --shadow cab", 'there is no rule "cab", did you mean "cabs"'),
+        ("train --shadow ba", "ba draws samples within a step and cannot be a shadow"),
+        ("train --shadow cabs cabs", "--shadow names cabs more than once"),
+        ("compare", "--rules is missing: name what to compare, such as --rules fixed,cabs"),
+        ("compare --rules fixd", 'there is no rule "fixd", did you mean "fixed"'),
+        ("compare --rules fixed --jobs 0", "`jobs` must be at least 1"),
+        ("compare --rules fixed --steps 10", "unrecognized arguments: --steps"),
+        ("compare --rules fixed --epochs 1 --samples 2", "not allowed with argument"),
+        ("compare mnist --rules fixed", "name a folder with --data-dir or GRADBATCH_DATA"),
+        ("compare --rules fixed --out file/c", "cannot be made"),
+        ("compare --resume", "--resume needs the folder of the comparison to go on with: name it with --out"),
+        ("compare --resume --out nothing", "there is no comparison in nothing to go on with"),
+        ("replay nothing --rule cabs", "is not the folder of a run"),
+        ("replay run", "the following arguments are required: --rule"),
+        ("replay run --rule cab", 'there is no rule "cab", did you mean "cabs"'),
     ],
 )
 def test_what_the_user_can_mend_is_one_sentence(arguments, sentence, capsys):
@@ -118,7 +135,7 @@ def test_the_list_shows_every_rule_with_its_defaults(capsys):
     assert "max_batch_size=2048" in text
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["report"], ["list"]])
+@pytest.mark.parametrize("command", [[], ["train"], ["compare"], ["replay"], ["report"], ["list"]])
 def test_help_is_complete(command, capsys):
     with pytest.raises(SystemExit) as end:
         main([*command, "--help"])
@@ -217,3 +234,86 @@ def test_ctrl_c_leaves_a_run_that_goes_on(number, code):
     assert num_steps > 40
     assert main(["train", "--resume", "--out", "run", "--steps", str(num_steps + 5)]) == 0
     assert [line["step"] for line in read_run(Path("run")).steps] == list(range(num_steps + 5))
+
+
+def steps_of(folder):
+    """What a run logged, without its times."""
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in read_run(folder).steps]
+
+
+@pytest.mark.xdist_group("processes")
+def test_rules_are_compared_in_processes_and_one_that_fails_stops_no_other(capsys):
+    flags = "compare digits --rules fixed:batch_size=64,ba:optimizer=adam,cabs --samples 800 --seed 5 --jobs 2"
+    assert main(flags.split()) == 2
+    captured = capsys.readouterr()
+    table = captured.out.partition("\nrule ")[2].splitlines()
+    assert table[2].split() == ["ba:optimizer=adam", "failed"]
+    assert "ba:optimizer=adam failed: BA predicts the step of SGD" in captured.out
+    folder = Path("runs/compare-digits-1")
+    assert f"wrote {folder / 'comparison.html'}" in captured.out
+    assert (folder / "comparison.html").stat().st_size > 10_000
+    best = min(read_run(folder / name).evaluations[-1]["test_accuracy"] for name in ("fixed-batch_size=64", "cabs"))
+    assert f"Samples to {100 * best:.4g} %" in captured.out
+    assert main(["train", "--rule", "cabs", "--samples", "800", "--seed", "5", "--out", "alone"]) == 0
+    assert steps_of(folder / "cabs") == steps_of(Path("alone"))
+
+
+@pytest.mark.xdist_group("processes")
+def test_an_interrupted_comparison_goes_on(capsys):
+    command = "compare --rules cabs,schedule --samples 12000 --jobs 1 --out c"
+    process = run_python("-m", "gradbatch.cli", *command.split())
+    log = Path("c/cabs/steps.jsonl")
+    deadline = time.monotonic() + 60
+    while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)  # to it alone: it ends its children
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors == "gradbatch: stopped; go on with: gradbatch compare --resume --out c\n"
+    num_steps = len(read_run(Path("c/cabs")).steps)
+    assert read_run(Path("c/cabs")).steps[-1]["samples_seen"] < 12_000
+    assert not Path("c/schedule").exists()
+    assert main(command.split()) == 2
+    assert "c already holds a comparison: go on with it (--resume)" in capsys.readouterr().err
+    assert main(["compare", "--resume", "--out", "c"]) == 0
+    assert read_run(Path("c/schedule")).steps[-1]["samples_seen"] == 12_000
+    assert main(["train", "--rule", "cabs", "--samples", "12000", "--out", "alone"]) == 0
+    assert steps_of(Path("c/cabs")) == steps_of(Path("alone"))
+    assert len(steps_of(Path("alone"))) > num_steps
+
+
+@pytest.mark.xdist_group("processes")
+def test_runs_of_a_comparison_that_is_killed_save_and_end():
+    process = run_python(*["-m", "gradbatch.cli", "compare", "--rules", "fixed", "--epochs", "100000", "--out", "c"])
+    checkpoint = Path("c/fixed/checkpoint.pt")
+    deadline = time.monotonic() + 60
+    while not checkpoint.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    process.communicate(timeout=60)  # ends when nobody writes there any more, its children neither
+    assert load_checkpoint(checkpoint)["step"] == len(read_run(Path("c/fixed")).steps)
+
+
+def test_a_replay_is_printed_and_written(capsys):
+    assert main(["train", "--rule", "fixed", "--shadow", "cabs", "--samples", "500", "--out", "run"]) == 0
+    capsys.readouterr()
+    assert main(["replay", "run", "--rule", "cabs", "--set", "min_batch_size=20", "-o", "answers.jsonl"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("cabs (min_batch_size=20) on the log of run, driven by fixed\n")
+    assert text.endswith("wrote answers.jsonl\n")
+    lines = [json.loads(line) for line in Path("answers.jsonl").read_text().splitlines()]
+    assert [line["batch_size"] for line in lines] == [
+        max(20, line["shadows.CABS"]) for line in read_run(Path("run")).steps
+    ]
+    assert main(["replay", "run", "--rule", "cabs", "-o", "nowhere/answers.jsonl"]) == 2
+    assert "nowhere/answers.jsonl cannot be written" in capsys.readouterr().err
+
+
+def test_a_replay_of_what_was_not_measured_is_a_sentence(capsys):
+    assert main(["train", "--rule", "fixed", "--samples", "500", "--out", "run"]) == 0
+    capsys.readouterr()
+    assert main(["replay", "run", "--rule", "cabs"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("gradbatch: the log of run lacks grad_sqnorm, sample_sqnorm, which cabs needs")
+    assert captured.err.count("\n") == 1

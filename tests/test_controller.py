@@ -441,6 +441,36 @@ class TestBadInput:
         with pytest.raises(UnsupportedLayerError, match=r'layer "1" \(BatchNorm1d\) mixes samples'):
             Setup(gb.CABS(), model=model, estimator="layers")
 
+    def test_an_optimizer_step_of_the_user_s_own(self):
+        setup = Setup()
+        run = setup.controller.run(steps=1)
+        setup.controller.backward(setup.loss(*next(run)))
+        setup.optimizer.step()
+        with pytest.raises(MeasurementError, match=r"leave out `optimizer.step\(\)`"):
+            setup.controller.step()
+
+    def test_a_rule_whose_statistics_the_model_cannot_give(self):
+        model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)).to(DOUBLE)
+        with pytest.raises(UnsupportedLayerError, match="the rule needs diagonal_projection_variance, and of this"):
+            Setup(gb.BA(m0=4), model=model)
+        # A shadow is only asked: what it lacks does not stop training.
+        setup = Setup(gb.Fixed(), model=model, shadows=[gb.InnerProductTest()])
+        assert len(setup.train(steps=2)) == 2
+
+    def test_what_is_no_set_of_quantities(self):
+        class Says(Sizes):
+            def requires(self, progress):
+                return "loss"
+
+        with pytest.raises(
+            InvalidInputError, match="Says.requires answered with 'loss': it must return a set of names"
+        ):
+            Setup(Says())
+
+    def test_what_is_no_state(self):
+        with pytest.raises(InvalidInputError, match="`state` must be what `state_dict` returned, got None"):
+            Setup().controller.load_state_dict(None)
+
     def test_a_rule_that_answers_with_no_size(self):
         with pytest.raises(InvalidInputError, match="Sizes answered with batch_size='many'"):
             Setup(Sizes(sizes=("many",))).train(steps=1)
@@ -1011,7 +1041,8 @@ class TestWeights:
 
     @pytest.mark.parametrize("micro_batch_size", [3, 1])
     def test_chunks_count_by_their_tokens(self, micro_batch_size):
-        controller, model = self.setup(micro_batch_size, estimator="chunks")
+        rule = Sizes(quantities=frozenset({"grad_sqnorm", "grad_variance"}))
+        controller, model = self.setup(micro_batch_size, rule, estimator="chunks")
         batch = self.train(controller, model, "mean")
         tokens = torch.tensor([mask.sum() for _, mask in batch], dtype=DOUBLE)
         sums = torch.cat(rows_of(model, self.token_sum, batch), 1)

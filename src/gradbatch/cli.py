@@ -1,4 +1,4 @@
-"""The command line: `gradbatch train`, `gradbatch report`, `gradbatch list`.
+"""The command line: `gradbatch train`, `compare`, `replay`, `report` and `list`.
 
 Flags are made from the fields of `TrainSettings`, so a setting is declared, explained and checked in one
 place. What the user can mend is one sentence on standard error and exit code 2; a defect of ours keeps its
@@ -74,6 +74,51 @@ def _train(values: dict[str, Any]) -> int:
     return 0
 
 
+def _compare(values: dict[str, Any]) -> int:
+    """Compare, then show the table and say where the page is."""
+    from gradbatch.experiments.compare import compare
+    from gradbatch.experiments.comparison import Comparison, comparison_in
+    from gradbatch.experiments.comparison_page import write_comparison
+    from gradbatch.experiments.interrupts import StoppedError
+    from gradbatch.experiments.settings import fresh_folder
+
+    resume, jobs, out = values.pop("resume"), values.pop("jobs"), values.pop("out")
+    if jobs is not None and jobs < 1:
+        raise InvalidInputError(f"`jobs` must be at least 1, got {jobs}")
+    if resume and out is None:
+        raise InvalidInputError("--resume needs the folder of the comparison to go on with: name it with --out")
+    if resume:
+        comparison = comparison_in(out, values)
+    else:
+        own = {name: values.pop(name) for name in ("rules", "seeds", "target") if name in values}
+        if "rules" not in own:
+            raise InvalidInputError("--rules is missing: name what to compare, such as --rules fixed,cabs")
+        folder = out or fresh_folder(f"compare-{values.get('task', 'digits')}")
+        comparison = Comparison(folder=folder, settings=values, **own)
+    try:
+        results = compare(comparison, resume=resume, jobs=jobs)
+    except (KeyboardInterrupt, StoppedError) as stop:
+        _complain(f"stopped; go on with: gradbatch compare --resume --out {shlex.quote(str(comparison.folder))}")
+        return 128 + stop.signal if isinstance(stop, StoppedError) else _INTERRUPTED
+    print(f"\n{results.table()}")
+    if results.runs:
+        print(f"\nwrote {write_comparison(results)}")
+    return 2 if results.failures else 0
+
+
+def _replay(values: dict[str, Any]) -> int:
+    """Print what another rule would have chosen."""
+    from gradbatch.experiments.files import write_whole
+    from gradbatch.experiments.replaying import replay_run
+
+    replay = replay_run(values["run"], values["rule"], values["set"])
+    print(replay.summary())
+    if values["output"] is not None:
+        write_whole(values["output"], replay.lines(), what="file", flag="-o")
+        print(f"wrote {values['output']}")
+    return 0
+
+
 def _report(values: dict[str, Any]) -> int:
     """Write the page."""
     from gradbatch.experiments.report import write_report
@@ -124,6 +169,8 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="train a model on a task", description=_TRAIN)
     train.set_defaults(command=_train)
     _add_settings(train)
+    _add_compare(commands.add_parser("compare", help="rules against each other on one task", description=_COMPARE))
+    _add_replay(commands.add_parser("replay", help="what another rule would have chosen", description=_REPLAY))
     report = commands.add_parser("report", help="draw runs into one page", description=_REPORT)
     report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run")
     report.add_argument("-o", "--output", type=Path, default=Path("report.html"), metavar="FILE", help=_OUTPUT)
@@ -133,13 +180,37 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_settings(parser: argparse.ArgumentParser) -> None:
+def _add_compare(parser: argparse.ArgumentParser) -> None:
+    """The flags of a comparison, and those of its runs that all of them share."""
+    parser.set_defaults(command=_compare)
+    parser.add_argument("--rules", default=argparse.SUPPRESS, metavar="A,B,C", help=_RULES)
+    parser.add_argument("--seeds", type=int, default=argparse.SUPPRESS, metavar="N", help=_SEEDS)
+    parser.add_argument("--target", type=float, default=argparse.SUPPRESS, metavar="ACCURACY", help=_TARGET)
+    parser.add_argument("--jobs", type=int, metavar="N", help=_JOBS)
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder (default: a fresh runs/compare-TASK-N)")
+    parser.add_argument("--resume", action="store_true", help="go on with the comparison in --out")
+    # Updates are left out as a budget: with other batch sizes they are other amounts of samples.
+    _add_settings(parser, without=("rule", "set", "steps", "out", "resume"))
+
+
+def _add_replay(parser: argparse.ArgumentParser) -> None:
+    """The flags of a replay."""
+    parser.set_defaults(command=_replay)
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
+    parser.add_argument("--rule", required=True, metavar="NAME", help="the rule to ask, see `gradbatch list`")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=_REPLAY_SET)
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="a file for one line of JSON an update")
+
+
+def _add_settings(parser: argparse.ArgumentParser, *, without: Sequence[str] = ()) -> None:
     """A flag for each setting; one not given leaves a resumed run its own."""
     from gradbatch.experiments.settings import TrainSettings
 
     hints = get_type_hints(TrainSettings)
     budget = parser.add_mutually_exclusive_group()
     for item in fields(TrainSettings):
+        if item.name in without:
+            continue
         group = budget if item.name in ("epochs", "samples", "steps") else parser
         flag = item.name if item.name == "task" else f"--{item.name.replace('_', '-')}"
         group.add_argument(flag, default=argparse.SUPPRESS, **_argument(item, hints[item.name]))
@@ -153,7 +224,7 @@ def _argument(item: Field[Any], annotation: Any) -> dict[str, Any]:
     described = {"metavar": item.metadata["metavar"], "help": text}
     if item.name == "task":
         return {**described, "nargs": "?"}
-    if item.name == "set":
+    if item.name in ("set", "shadow"):
         return {**described, "nargs": "+", "action": "extend"}
     options = get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
     kind = options[0] if options[0] in (int, float, Path) else str
@@ -167,6 +238,23 @@ def _complain(sentence: str) -> int:
 
 
 _TRAIN = "Train a model on a task. Every update is logged, every epoch evaluated and kept as a checkpoint."
+_COMPARE = (
+    "Train every rule on the same task, seeds and samples, several at once, and set them against each other in a "
+    "table and a page. Each run is an ordinary run folder."
+)
+_RULES = (
+    "rules with commas between them, each with settings of its own behind colons: "
+    "fixed:batch_size=64,cabs,ba:m0=64:stop=code. A key that the rule has is the rule's (see `gradbatch list`); "
+    "otherwise it is a setting of its runs, such as batch_size or lr"
+)
+_SEEDS = "runs of each rule, with seeds from --seed on (default: 1)"
+_TARGET = "test accuracy to reach, such as 0.97 (default: the best of the worst run)"
+_JOBS = "runs at a time, with a torch thread each (default: one a core; on a GPU, one)"
+_REPLAY = (
+    "Ask a rule along the log of a run: what it would have chosen at each update, given the run's own batches. "
+    "The log has what the run measured; `gradbatch train --shadow NAME` measures what the rule NAME needs."
+)
+_REPLAY_SET = "hyper-parameters of the rule; the rule that drove the run begins with those that it had there"
 _REPORT = "Draw one or several runs into one page that needs no other file."
 _OUTPUT = "the page to write (default: report.html)"
 _LIST = "Show the tasks, and the rules with the hyper-parameters that --set changes."

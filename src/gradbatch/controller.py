@@ -137,7 +137,7 @@ class Controller:
         self._run = 0  # the latest call of `run`
         self._handed_out = 0  # samples of the micro-batch whose backward has not been called yet
         self._meter.begin_batch(
-            self._required(self._progress(0, batch_size))
+            *self._required(self._progress(0, batch_size))
         )  # now, so that what the estimator cannot measure is refused at once
 
     @property
@@ -314,6 +314,8 @@ class Controller:
         Raises:
             InvalidInputError: If the state is of another version, rule or stream.
         """
+        if not isinstance(state, dict):
+            raise InvalidInputError(f"`state` must be what `state_dict` returned, got {state!r}")
         for name, ours in self._fingerprint().items():
             if state.get(name) != ours:
                 raise InvalidInputError(
@@ -368,18 +370,24 @@ class Controller:
             optimizer=description_of(self._optimizer),
         )
 
-    def _required(self, progress: Progress) -> frozenset[str]:
-        """What the rule and its shadows want measured."""
+    def _required(self, progress: Progress) -> tuple[frozenset[str], frozenset[str]]:
+        """What the rule and its shadows want measured, and what the rule alone does."""
+        own = self._rule.requires(progress)
+        if not isinstance(own, (set, frozenset)):
+            raise InvalidInputError(
+                f"{type(self._rule).__name__}.requires answered with {own!r}: it must return a set of names"
+            )
         shadows = [shadow.requires(progress) for shadow in self._shadows.values()] if self._shadows else ()
-        return self._rule.requires(progress).union(*shadows)
+        return frozenset(own).union(*shadows), frozenset(own)
 
     def _hand_out(self, most: int) -> Iterator[Any]:
         """The micro-batches of one batch of at most ``most`` samples."""
         started = time.perf_counter()
         before = self._progress(0, self._next_size)
         size = self._stream.available(min(self._next_size, most))
-        batch = self._batch = Batch(before, self._required(before), size, most, started, self._state)
-        self._meter.begin_batch(batch.quantities)
+        quantities, own = self._required(before)
+        batch = self._batch = Batch(before, quantities, size, most, started, self._state)
+        self._meter.begin_batch(quantities, own)
         self._updater.forget_gradients()
         pieces: list[int] = []
         while batch.drawn < batch.size:

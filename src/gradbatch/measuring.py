@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradbatch._types import Statistics
-from gradbatch.errors import MeasurementError
-from gradbatch.probe import Estimator, Measurement, Probe
+from gradbatch.errors import MeasurementError, UnsupportedLayerError
+from gradbatch.probe import BY_LAYERS, Estimator, Measurement, Probe
 from gradbatch.updating import momenta_of, parameters_of
 
 __all__ = ["Meter"]
@@ -46,11 +46,15 @@ class Meter:
         """Passes in which the batch should go through backward."""
         return self._probe.min_pieces if self._probe is not None and self._is_asked else 1
 
-    def begin_batch(self, quantities: frozenset[str]) -> None:
+    def begin_batch(self, quantities: frozenset[str], needed: frozenset[str]) -> None:
         """Forget the last batch; measure these quantities of the next, if any.
 
+        Args:
+            quantities: Their names.
+            needed: Those of them without which training makes no sense.
+
         Raises:
-            UnsupportedLayerError: If the estimator cannot measure the model.
+            UnsupportedLayerError: If the estimator cannot measure the model, or not what is needed.
         """
         if "noise_scale" in quantities:
             quantities |= {"grad_variance"}  # without which a missing noise scale could mean two things
@@ -68,6 +72,11 @@ class Meter:
                 sample_fraction=self._sample_fraction,
             )
             self._trainable = trainable
+        if self._probe.estimator == "chunks" and (lost := sorted(needed & BY_LAYERS)):
+            raise UnsupportedLayerError(
+                f"the rule needs {' and '.join(lost)}, and of this model only pieces of a batch can be measured (the "
+                "log says why): take a rule that works with them, such as CABS or NoiseScale, or change the model"
+            )
         self._probe.set_quantities(quantities)
         self._probe.reset()
 

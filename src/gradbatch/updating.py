@@ -79,7 +79,7 @@ class Updater:
         self._optimizer = optimizer
         self._clip_grad_norm = clip_grad_norm
         self._scaler = scaler
-        self._witness: tuple[nn.Parameter, Tensor, int] | None = None
+        self._witness: tuple[nn.Parameter, int, Tensor, int] | None = None
 
     @property
     def loss_scale(self) -> float:
@@ -107,21 +107,26 @@ class Updater:
         for group in self._optimizer.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._witness = parameter, parameter.grad, parameter.grad._version
+                    self._witness = parameter, parameter._version, parameter.grad, parameter.grad._version
                     return
 
     def check_gradients(self, *, may_be_edited: bool) -> None:
-        """Notice a ``zero_grad`` or a backward of the user's own in the middle of a batch.
+        """Notice a ``zero_grad``, a backward or an ``optimizer.step`` of the user's own in the middle of a batch.
 
         Args:
             may_be_edited: Only ask that the gradients are there. Once the batch is complete the user may clip them.
 
         Raises:
-            MeasurementError: If the gradients are no longer those of the last backward.
+            MeasurementError: If the gradients are no longer those of the last backward, or the weights are others.
         """
         if self._witness is None:
             return
-        parameter, grad, version = self._witness
+        parameter, weights, grad, version = self._witness
+        if parameter._version != weights:
+            raise MeasurementError(
+                "weights were changed in the middle of a batch: leave out `optimizer.step()`, which `controller.step` "
+                "does"
+            )
         if parameter.grad is not grad or (grad._version != version and not may_be_edited):
             raise MeasurementError(
                 "gradients were changed in the middle of a batch: leave out `zero_grad()`, which the controller does "

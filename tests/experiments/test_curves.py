@@ -61,3 +61,11 @@ def test_a_noise_scale_without_signal_is_a_gap_and_without_moments_nothing():
     assert math.isnan(noise_scale_points([line(0, 0.5, 4.0)], "samples_seen").y[0])
     assert noise_scale_points([{"samples_seen": 4, "batch_size": 4}], "samples_seen") is None
     assert noise_scale_points([line(0, 1.0, 1.0, batch_size=1)], "samples_seen") is None
+
+
+def test_a_logged_variance_stands_for_the_second_moment():
+    moments = line(0, 1.5, 3.0)
+    variance = {name: value for name, value in moments.items() if name != "sample_sqnorm"} | {"grad_variance": 2.0}
+    assert noise_scale_points([variance], "samples_seen").y == pytest.approx(
+        noise_scale_points([moments], "samples_seen").y
+    )

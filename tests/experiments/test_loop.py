@@ -299,3 +299,22 @@ def test_fashion_mnist_trains(tmp_path, data_dir, model):
 def test_the_loop_stays_short_enough_to_read():
     with open(sys.modules[train.__module__].__file__) as file:
         assert len(file.readlines()) <= 120
+
+
+def test_a_run_of_before_there_were_shadows_goes_on(tmp_path):
+    folder = train(settings(tmp_path / "run", epochs=1))
+    manifest = json.loads((folder / "run.json").read_text())
+    del manifest["settings"]["shadow"]
+    (folder / "run.json").write_text(json.dumps(manifest))
+    assert read_run(train(settings_of(folder, {"epochs": 2}))).steps[-1]["epoch"] == 2
+
+
+def test_shadows_go_on_with_their_run(tmp_path, monkeypatch):
+    whole = read_run(train(settings(tmp_path / "whole", rule="fixed", set=(), shadow=("cabs",))))
+    with monkeypatch.context() as patch:
+        signal_at(patch, 7, signal.SIGINT)
+        with pytest.raises(StoppedError):
+            train(settings(tmp_path / "cut", rule="fixed", set=(), shadow=("cabs",)))
+    resumed = read_run(train(settings_of(tmp_path / "cut", {})))
+    assert_equal_runs(resumed, whole)
+    assert len({line["shadows.CABS"] for line in whole.steps}) > 1

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from gradbatch.errors import InvalidInputError, MissingDataError, OutputError
+from gradbatch.experiments.figures import COLOURS
 from gradbatch.experiments.loop import train
+from gradbatch.experiments.page import chip
 from gradbatch.experiments.panels import FIGURES
 from gradbatch.experiments.report import render_report, write_report
 from gradbatch.experiments.run import read_run
@@ -179,3 +181,27 @@ def test_a_log_that_was_cut_short_is_drawn_with_a_warning(folders, tmp_path, cap
     with caplog.at_level(logging.WARNING):
         write_report([tmp_path / "run"], tmp_path / "report.html")
     assert "cut short" in caplog.text
+
+
+def test_many_runs_are_drawn_without_their_single_batches(folders):
+    run = read_run(folders[0])
+    few, many = (FIGURES["loss"]([run] * count, ["run"] * count, "seconds") for count in (4, 5))
+    assert [curve.style for curve in few.panel.curves] == ["raw"] * 4 + ["line"] * 4
+    assert [curve.style for curve in many.panel.curves] == ["line"] * 5
+    assert "faint" in few.caption
+    assert "faint" not in many.caption
+
+
+def test_shadows_are_told(folders, tmp_path):
+    shutil.copytree(folders[0], tmp_path / "run")
+    manifest = json.loads((tmp_path / "run" / "run.json").read_text())
+    manifest["settings"]["shadow"] = ["cabs", "norm-test"]
+    (tmp_path / "run" / "run.json").write_text(json.dumps(manifest))
+    page = render_report([read_run(folders[0]), read_run(tmp_path / "run")])
+    assert '<th scope="row">≠ shadow</th><td>none</td><td>cabs, norm-test</td>' in page
+
+
+def test_colours_that_come_again_are_striped():
+    assert chip(0) != chip(len(COLOURS))
+    assert COLOURS[0] in chip(len(COLOURS))
+    assert len({chip(number) for number in range(2 * len(COLOURS))}) == 2 * len(COLOURS)

@@ -5,6 +5,8 @@ import torch
 from torch import nn
 
 from gradbatch import Probe
+from gradbatch.probe import positions
+from gradbatch.probe.forms import Dense, Lazy, Lookup, OuterSum, Rearranged, Rows, Total
 
 BATCH = 5
 
@@ -102,3 +104,75 @@ def test_pieces_add_up_and_chunks_have_none():
         with probe.measure(num_samples=len(piece)):
             loss_of(model(piece)).backward()
     assert probe.read().position_sqnorm is None
+
+
+def test_a_number_that_scales_a_sequence():
+    torch.manual_seed(0)
+
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor(0.7, dtype=torch.float64))
+
+        def forward(self, x):
+            return x * self.scale
+
+    model, x = Scaled(), torch.randn(BATCH, 4, 3, dtype=torch.float64)
+    probe = Probe(model, {"position_sqnorm"}, estimator="layers")
+    with probe.measure(num_samples=BATCH):
+        loss_of(model(x)).backward()
+    terms = 2 * model.scale.detach() * x.square()  # of each sample's loss, whose every number is a position
+    assert probe.read().position_sqnorm == pytest.approx((terms.square().sum() / BATCH).item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("norm", [nn.GroupNorm(2, 4), nn.BatchNorm2d(4).eval()], ids=["group", "batch"])
+def test_norms_over_images(norm):
+    torch.manual_seed(0)
+    norm = norm.double()
+    nn.init.normal_(norm.weight)
+    x = torch.randn(BATCH, 4, 3, 2, dtype=torch.float64)
+    probe = Probe(norm, {"position_sqnorm", "sample_sqnorm"}, estimator="layers")
+    for _ in range(3):
+        with probe.measure(num_samples=BATCH):
+            outputs = norm(x)
+            outputs.retain_grad()
+            loss_of(outputs).backward()
+        statistics = probe.read()
+        d = BATCH * outputs.grad
+        normalised = (outputs.detach() - norm.bias.detach()[:, None, None]) / norm.weight.detach()[:, None, None]
+        terms = ((d * normalised).square() + d.square()).sum() / BATCH
+        whole = ((d * normalised).sum((2, 3)).square() + d.sum((2, 3)).square()).sum() / BATCH
+        assert statistics.position_sqnorm == pytest.approx(terms.item(), rel=1e-12)
+        assert statistics.sample_sqnorm == pytest.approx(whole.item(), rel=1e-12)
+
+
+def test_sums_of_the_positions_norms():
+    torch.manual_seed(0)
+    left, right, found = torch.randn(2, 2, 4, 3), torch.randn(2, 2, 4, 5), torch.randn(2, 7, 5)
+    product = OuterSum(left, right, torch.Size((6, 5)))
+    expected = (left[..., None] * right[..., None, :]).movedim(2, 1).flatten(2).norm(dim=2).sum()  # [B, T, G L R]
+    table = Lookup(torch.randint(6, (2, 7)), found, torch.Size((6, 5)))
+    written = Dense(Rows(torch.randn(2, 30)), torch.Size((6, 5)))
+    lazy = Lazy(
+        lambda start, stop: OuterSum(left[start:stop], right[start:stop], product.shape), 2, product.shape, (), 1
+    )
+    turned = Rearranged(product, torch.Size((5, 6)), lambda grads: grads.mT, lambda tensor: tensor.mT)
+    for form in (product, lazy, turned):
+        assert positions.position_norm_sum(form) == pytest.approx(expected.item(), rel=1e-5)
+    assert positions.position_norm_sum(table) == pytest.approx(found.norm(dim=2).sum().item(), rel=1e-5)
+    assert positions.position_norm_sum(written) == pytest.approx(written.rows.tensor.norm(dim=1).sum().item(), rel=1e-5)
+    both = expected + found.norm(dim=2).sum()
+    assert positions.position_norm_sum(Total([product, table])) == pytest.approx(both.item(), rel=1e-5)
+
+
+def test_a_table_s_rows_are_taken_one_look_up_at_a_time():
+    torch.manual_seed(0)
+    model, ids = nn.Embedding(3, 4).double(), torch.tensor([[0, 0, 1], [2, 2, 2]])
+    probe = Probe(model, {"position_sqnorm", "sample_sqnorm"}, estimator="layers")
+    with probe.measure(num_samples=2):
+        outputs = model(ids)
+        loss_of(outputs).backward()
+    statistics = probe.read()
+    terms = 2 * outputs.detach()
+    assert statistics.position_sqnorm == pytest.approx((terms.square().sum() / 2).item(), rel=1e-12)
+    assert statistics.sample_sqnorm > 1.5 * statistics.position_sqnorm

@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from gradbatch import Probe
+from gradbatch.errors import InvalidInputError, MeasurementError
 from gradbatch.probe import graph
 from gradbatch.probe.reference import per_sample_gradients, reference_statistics
 
@@ -194,3 +195,98 @@ def test_packed_sequences_are_not_learned_at_every_step(monkeypatch):
     for _ in range(20):
         measured(probe, model, noise(6, 5, 4))
     assert len(calls) <= 2 * 5 * 3  # both halves, at 1, 2, 4, 8, 16; more masks where a batch leaves a doubt
+
+
+class Attention(nn.Module):
+    """Keys of their own, whose bias changes no softmax: its gradient is zero, and computed as rounding."""
+
+    def __init__(self):
+        super().__init__()
+        self.query, self.key, self.value = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x):
+        return (self.query(x) @ self.key(x).mT).softmax(-1) @ self.value(x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (Attention, (16, 20, 8)),
+        (lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.InstanceNorm2d(8), nn.ReLU()), (16, 3, 9, 9)),
+        (lambda: nn.Sequential(nn.BatchNorm2d(3).eval(), nn.InstanceNorm2d(3), nn.ReLU()), (16, 3, 9, 9)),
+    ],
+    ids=["keys", "convolution before a norm", "norm before a norm"],
+)
+def test_a_gradient_of_rounding_alone_is_no_use_elsewhere(make, shape, dtype):
+    torch.manual_seed(0)
+    model = make().to(dtype)
+    probe = Probe(model, {"sample_sqnorm"}, estimator="layers")  # a disagreement would raise
+    for _ in range(4):
+        with probe.measure(num_samples=shape[0]):
+            model(torch.randn(shape, dtype=dtype)).float().square().flatten(1).sum(1).mean().backward()
+        assert probe.read().sample_sqnorm is not None
+
+
+def test_derived_weights_in_half_precision():
+    torch.manual_seed(0)
+    model = nn.Sequential(parametrizations.weight_norm(nn.Linear(5, 4)), nn.Tanh(), nn.Linear(4, 3)).bfloat16()
+    x = torch.randn(6, 5, dtype=torch.bfloat16)
+    probe = Probe(model, {"sample_sqnorm"}, estimator="layers")
+    for _ in range(3):
+        assert measured(probe, model, x).sample_sqnorm == pytest.approx(oracle(model, x).sample_sqnorm, rel=0.02)
+
+
+def clipped(model):
+    nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+
+
+def zeroed(model):
+    model.zero_grad(set_to_none=False)
+
+
+@pytest.mark.parametrize("count", [1, 6])
+@pytest.mark.parametrize("change", [clipped, zeroed])
+def test_gradients_may_be_changed_before_the_measurement_ends(change, count):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)).double()
+    probe = Probe(model, {"grad_sqnorm", "sample_sqnorm"}, estimator="layers")
+    for _ in range(3):  # at the third nothing is learned
+        x = torch.randn(count, 5, dtype=torch.float64)
+        model.zero_grad()
+        with probe.measure(num_samples=count):
+            loss_of(model, (x,)).backward()
+            change(model)
+        got, expected = probe.read(), oracle(model, x)
+        assert got.grad_sqnorm == pytest.approx(expected.grad_sqnorm, rel=1e-12)
+        assert got.sample_sqnorm == pytest.approx(expected.sample_sqnorm, rel=1e-12)
+
+
+@pytest.mark.parametrize("quantity", ["projection_variance", "stride_gram:2"])
+def test_inputs_that_are_filled_anew_are_noticed(quantity):
+    model, buffer = nn.Linear(5, 3), torch.empty(4, 5)
+    probe = Probe(model, {quantity})
+    with pytest.raises(MeasurementError, match="changed in place after backward"):
+        for _ in range(2):
+            buffer.copy_(torch.randn(4, 5))
+            with probe.measure(num_samples=4):
+                loss_of(model, (buffer,)).backward()
+        probe.read()
+    with probe.measure(num_samples=4):  # and the probe goes on
+        loss_of(model, (buffer,)).backward()
+
+
+def test_other_quantities_begin_anew():
+    model = nn.Linear(5, 3)
+    probe = Probe(model, {"stride_gram:2"})
+    for quantity in ("stride_gram:2", "stride_gram:4"):
+        probe.set_quantities({quantity})
+        with probe.measure(num_samples=4):
+            loss_of(model, (torch.randn(4, 5),)).backward()
+    assert probe.read().strides["weight"].gram.shape == (1, 1)
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_pass_that_weighs_nothing_is_refused(weight):
+    with pytest.raises(InvalidInputError, match="`weight` must be positive and finite"):
+        Probe(nn.Linear(5, 3), {"sample_sqnorm"}).measure(num_samples=4, weight=weight)

@@ -393,7 +393,10 @@ def test_a_model_that_mixes_samples_is_refused() -> None:
         ({"slope": 0.0}, "`slope` must be positive"),
         ({"alpha": -1.0}, "`alpha` must be positive"),
         ({"decay": 1.0}, "`decay` must be"),
-        ({"min_batch_size": 64, "max_batch_size": 32}, "`max_batch_size` must be"),
+        (
+            {"min_batch_size": 64, "max_batch_size": 32},
+            "`max_batch_size` must be at least `min_batch_size`, 64, got 32",
+        ),
     ],
 )
 def test_bad_hyper_parameters_are_refused(options: dict[str, Any], words: str) -> None:

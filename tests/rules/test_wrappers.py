@@ -277,7 +277,7 @@ def test_bad_multiples(multiple: Any) -> None:
     [
         ((0, None), "min_batch_size"),
         ((1.5, None), "min_batch_size"),
-        ((9, 8), "max_batch_size"),
+        ((9, 8.5), "max_batch_size"),
         ((1, 0), "max_batch_size"),
     ],
 )

@@ -115,7 +115,7 @@ def noise_scale_points(lines: Sequence[Mapping[str, Any]], axis: str, *, window:
     x: list[float] = []
     y: list[float] = []
     for line in lines:
-        moments = (line.get("grad_sqnorm"), line.get("sample_sqnorm"))
+        moments = (line.get("grad_sqnorm"), _sample_sqnorm(line))
         if None in moments or line["batch_size"] < 2:
             continue
         stats = Statistics(
@@ -129,3 +129,11 @@ def noise_scale_points(lines: Sequence[Mapping[str, Any]], axis: str, *, window:
         x.append(line[axis])
         y.append(variance / signal if signal > 0 else math.nan)
     return Points(np.array(x, dtype=np.float64), np.array(y, dtype=np.float64)) if x else None
+
+
+def _sample_sqnorm(line: Mapping[str, Any]) -> float | None:
+    """As it was logged, or from the variance that was; ``None`` where neither was."""
+    logged, norm, variance = (line.get(name) for name in ("sample_sqnorm", "grad_sqnorm", "grad_variance"))
+    if logged is not None or norm is None or variance is None:
+        return logged
+    return norm + variance * (line["batch_size"] - 1) / line["batch_size"]

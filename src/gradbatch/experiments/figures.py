@@ -17,13 +17,17 @@ from gradbatch.experiments.curves import Points, thin
 
 __all__ = ["COLOURS", "Curve", "Panel", "draw"]
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#444444")
-"""Told apart by colour-blind eyes. Source: Okabe and Ito 2008, without the yellow that white swallows."""
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#444444", "#7d3c1d", "#6b4fb3")
+"""Told apart by colour-blind eyes. Source: Okabe and Ito 2008, without the yellow that white swallows; the last two
+are ours, darker than their neighbours in hue."""
 
 _INK = "#3d444d"
 _GRID = "#e4e7eb"
 _SIZE = (5.4, 3.1)
 """Inches. The page scales it; small, so that its letters stay readable on a phone."""
+
+_MANY = 10
+"""More curves than these are drawn thinner, as those of several seeds are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +98,8 @@ def _draw_curve(axes: Axes, curve: Curve, panel: Panel, num_runs: int) -> None:
     width = {"raw": 0.7, "dashed": 1.2}.get(curve.style, 1.7)
     if panel.overlap:
         width += 2.4 * (num_runs - 1 - curve.run) / max(1, num_runs - 1)
+    if len(panel.curves) > _MANY:
+        width *= 0.6
     # Beyond the palette the colours come again, dotted.
     is_repeat = curve.run >= len(COLOURS)
     axes.plot(

@@ -1,13 +1,26 @@
 """The logs of a run and its progress, as one sink that is opened when the run begins."""
 
 from collections.abc import Mapping
+from typing import Protocol
 
 from gradbatch._types import Record
 from gradbatch.experiments.run import RunFolder
-from gradbatch.sinks.console import ProgressBar
 from gradbatch.sinks.jsonl import JsonlSink
 
-__all__ = ["RunLogs"]
+__all__ = ["RunLogs", "RunProgress"]
+
+
+class RunProgress(Protocol):
+    """What shows how far a run is, such as `gradbatch.sinks.console.ProgressBar`."""
+
+    def log(self, record: Record) -> None:
+        """Take the record of one update."""
+
+    def note(self, text: str) -> None:
+        """Take a short text, such as an accuracy."""
+
+    def close(self) -> None:
+        """The run is over; closing twice is harmless."""
 
 
 class RunLogs:
@@ -21,7 +34,7 @@ class RunLogs:
         progress: What shows the records on the terminal.
     """
 
-    def __init__(self, folder: RunFolder, progress: ProgressBar) -> None:
+    def __init__(self, folder: RunFolder, progress: RunProgress) -> None:
         self._folder = folder
         self._progress = progress
         self._steps: JsonlSink | None = None

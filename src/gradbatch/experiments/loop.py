@@ -16,7 +16,7 @@ from gradbatch.experiments.budget import Budget
 from gradbatch.experiments.build import build_model, build_optimizer, load_dataset
 from gradbatch.experiments.evaluation import evaluate_splits
 from gradbatch.experiments.interrupts import StoppedError, stop_on_signals
-from gradbatch.experiments.logs import RunLogs
+from gradbatch.experiments.logs import RunLogs, RunProgress
 from gradbatch.experiments.lr_schedules import LrSchedule
 from gradbatch.experiments.rule_settings import build_rule
 from gradbatch.experiments.run import RunFolder, describe, settings_of
@@ -28,11 +28,12 @@ from gradbatch.stream import SampleStream
 __all__ = ["train"]
 
 
-def train(settings: TrainSettings) -> Path:
+def train(settings: TrainSettings, progress: RunProgress | None = None) -> Path:
     """Train, log every update, evaluate and keep a checkpoint at every epoch's end.
 
     Args:
         settings: What to train and how. With ``resume`` the run in ``out`` goes on, bit for bit on CPU.
+        progress: What shows how far it is; a bar on the terminal by default.
 
     Returns:
         The folder of the run.
@@ -54,7 +55,7 @@ def train(settings: TrainSettings) -> Path:
     stream = SampleStream(tuple(data.train), seed=settings.seed, num_workers=settings.num_workers)
     budget = Budget.of(settings, stream.dataset_size)
     schedule = LrSchedule(settings.lr_schedule, optimizer, budget, reference_batch_size=settings.batch_size)
-    logs = RunLogs(folder, ProgressBar(budget.samples, title=settings.title))
+    logs = RunLogs(folder, progress or ProgressBar(budget.samples, title=settings.title))
     controller = Controller(
         rule,
         model,
@@ -65,6 +66,7 @@ def train(settings: TrainSettings) -> Path:
         estimator=settings.estimator,
         clip_grad_norm=settings.clip_grad_norm,
         sinks=[logs],
+        shadows=[build_rule(name, ()) for name in settings.shadow],
     )
     state = TrainingState(model=model, optimizer=optimizer, schedule=schedule, controller=controller)
     # The handlers come first, so that workers are forked with them; closing keeps logs whole and ends workers.

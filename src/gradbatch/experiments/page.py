@@ -2,7 +2,25 @@
 
 from string import Template
 
-__all__ = ["PAGE"]
+from gradbatch.experiments.figures import COLOURS
+
+__all__ = ["PAGE", "chip"]
+
+
+def chip(number: int) -> str:
+    """A colour of the figures.
+
+    Args:
+        number: Which.
+
+    Returns:
+        A small square, striped where the figures dot their lines.
+    """
+    colour = COLOURS[number % len(COLOURS)]
+    is_repeat = number >= len(COLOURS)
+    fill = f"repeating-linear-gradient(90deg,{colour} 0 2px,#fff 2px 4px)" if is_repeat else colour
+    return f'<span class="chip" style="background:{fill}"></span>'
+
 
 PAGE = Template("""\
 <!doctype html>
@@ -24,6 +42,7 @@ h2 { font-size: 20px; margin: 44px 0 12px; }
 h3 { font-size: 16px; margin: 0; }
 p { margin: 0; }
 .soft { color: var(--soft); }
+.scroll + .soft { margin-top: 12px; font-size: 14px; }
 .scroll { overflow-x: auto; }
 .note { margin-top: 12px; padding: 8px 12px; background: var(--mark); font-size: 14px; }
 details { margin-top: 12px; }
@@ -37,9 +56,11 @@ thead th { color: var(--soft); font-weight: 500; white-space: nowrap; }
 .numbers th:not(:first-child), .numbers td { text-align: right; padding: 7px 0 7px 20px; }
 tbody th { font-weight: 600; }
 .settings tbody th { font-weight: 400; color: var(--soft); white-space: nowrap; width: 1%; }
+.settings td { white-space: pre-line; }
 .settings thead th { color: var(--ink); font-weight: 600; }
 .differs th, .differs td { background: var(--mark); }
 .settings .differs th { color: var(--ink); font-weight: 600; }
+.failed { color: #b3261e; }
 .chip { display: inline-block; width: 12px; height: 12px; border-radius: 3px; margin-right: 8px;
   vertical-align: -1px; }
 .bar { position: sticky; top: 0; background: #fffffff2; border-bottom: 1px solid var(--line);
@@ -79,8 +100,7 @@ footer { max-width: 1180px; margin: 48px auto 40px; padding: 0 24px; font-size: 
 <input class="axis" type="radio" name="axis" id="by-samples" checked aria-label="against samples">
 <input class="axis" type="radio" name="axis" id="by-time" aria-label="against time">
 <main>
-<h2>Results</h2>
-<div class="scroll">$summary</div>
+$results
 $skipped_note
 <div class="bar">
 <div class="legend">$legend</div>

@@ -19,6 +19,9 @@ AXES = {"samples_seen": "samples seen", "seconds": "seconds of training"}
 _LOG_SPAN = 20
 """A loss that shrinks by more than this factor is drawn on a logarithmic axis."""
 
+_FEW = 4
+"""Runs. Of more, the single batches would hide all else, and lines may lie on one another."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FigureText:
@@ -54,7 +57,8 @@ def _loss(runs: Sequence[Run], names: Sequence[str], axis: str) -> FigureText:
         mean = smooth(values, column(run.steps, "batch_size"), window)
         mean[np.isnan(values)] = np.nan  # both lines break where an update was skipped
         points = Points(points.x, values)
-        raw.append(Curve(run=number, points=points, style="raw"))
+        if len(runs) <= _FEW:
+            raw.append(Curve(run=number, points=points, style="raw"))
         smoothed.append(Curve(run=number, points=Points(points.x, mean)))
     means = np.concatenate([curve.points.y for curve in smoothed])
     means = means[np.isfinite(means) & (means > 0)]
@@ -67,8 +71,11 @@ def _loss(runs: Sequence[Run], names: Sequence[str], axis: str) -> FigureText:
         scale="log" if is_log else "linear",
         # Single batches may reach 0; the axis follows the means.
         y_limits=(means.min() / 3, means.max() * 2) if is_log else None,
+        overlap=len(runs) > _FEW,
     )
-    caption = "Mean over about a fiftieth of the run’s samples; faint, each batch."
+    caption = f"Mean over about a fiftieth of the run’s samples{'; faint, each batch' if raw else ''}."
+    if len(runs) > _FEW:
+        caption += " Where lines coincide, here and below, each lies on a wider one."
     return FigureText(title=title, caption=caption, panel=panel)
 
 
@@ -94,7 +101,9 @@ def _accuracy(runs: Sequence[Run], names: Sequence[str], axis: str) -> FigureTex
     limits = (floor, min(1.0, highest + 0.25 * (1 - floor))) if is_cut else (0.0, 1.0)
     if is_cut:
         caption += f" The axis begins at {floor:.1%}."
-    panel = Panel(title=title, x_label=AXES[axis], curves=curves, percent=True, y_limits=limits)
+    panel = Panel(
+        title=title, x_label=AXES[axis], curves=curves, percent=True, y_limits=limits, overlap=len(runs) > _FEW
+    )
     return FigureText(title=title, caption=caption, panel=panel)
 
 
@@ -103,7 +112,8 @@ def _batch_size(runs: Sequence[Run], names: Sequence[str], axis: str) -> FigureT
     sizes = np.concatenate([curve.points.y for curve in curves])
     scale = "log2" if np.nanmax(sizes) >= 4 * np.nanmin(sizes) else "linear"
     limits = None if scale == "log2" else (0.0, 1.15 * float(np.nanmax(sizes)))
-    panel = Panel(title="Batch size", x_label=AXES[axis], curves=curves, scale=scale, y_limits=limits)
+    overlap = len(runs) > _FEW
+    panel = Panel(title="Batch size", x_label=AXES[axis], curves=curves, scale=scale, y_limits=limits, overlap=overlap)
     caption = "In samples, as the rule requested; an epoch’s last batch may be shorter."
     return FigureText(title="Batch size", caption=caption, panel=panel)
 
@@ -137,7 +147,9 @@ def _noise_scale(runs: Sequence[Run], names: Sequence[str], axis: str) -> Figure
         "Both are averaged over a thirtieth of the run’s updates; a gap is where noise hides the signal."
     )
     if absent:
-        caption += f" Not shown, since no gradient statistics were logged: {html.escape(', '.join(absent))}."
+        caption += (
+            f" Not shown, since no gradient statistics were logged: {html.escape(', '.join(dict.fromkeys(absent)))}."
+        )
     panel = Panel(title="Gradient noise scale", x_label=AXES[axis], curves=curves, scale="log") if curves else None
     return FigureText(title="Gradient noise scale", caption=caption, panel=panel)
 
@@ -147,7 +159,7 @@ def _updates(runs: Sequence[Run], names: Sequence[str], axis: str) -> FigureText
         Curve(run=number, points=Points(column(run.steps, axis), np.cumsum(~_is_skipped(run)).astype(np.float64)))
         for number, run in enumerate(runs)
     ]
-    panel = Panel(title="Updates", x_label=AXES[axis], curves=curves)
+    panel = Panel(title="Updates", x_label=AXES[axis], curves=curves, overlap=len(runs) > _FEW)
     caption = "Steps of the optimizer so far, without skipped ones. A larger batch takes fewer for the same samples."
     return FigureText(title="Updates", caption=caption, panel=panel)
 

@@ -10,7 +10,7 @@ from gradbatch.errors import InvalidInputError
 from gradbatch.experiments.choices import choose
 from gradbatch.rules import RULES
 
-__all__ = ["build_rule", "rule_parameters"]
+__all__ = ["build_rule", "read_value", "rule_parameters"]
 
 _NONE: dict[str, None] = {"none": None}
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -48,7 +48,7 @@ def build_rule(name: str, assignments: Iterable[str]) -> Rule[Any]:
         choose("hyper-parameter", key, parameters, scope=f' of the rule "{name}"')
         if key in values:
             raise InvalidInputError(f"--set gives `{key}` more than once: leave all but one out")
-        values[key] = _read(key, text.strip(), types[key])
+        values[key] = read_value(key, text.strip(), types[key])
     return rule(**values)
 
 
@@ -65,8 +65,20 @@ def rule_parameters(rule: type[Rule[Any]]) -> dict[str, Any]:
     return {item.name: item.default for item in declared if item.init}
 
 
-def _read(key: str, text: str, annotation: Any) -> Any:
-    """A value of the declared type."""
+def read_value(key: str, text: str, annotation: Any) -> Any:
+    """A value of the declared type.
+
+    Args:
+        key: Whose, for the message.
+        text: As it was typed.
+        annotation: The type, as `typing.get_type_hints` gives it.
+
+    Returns:
+        The value.
+
+    Raises:
+        InvalidInputError: If the text is none of that type.
+    """
     options = get_args(annotation) if get_origin(annotation) not in (None, Literal, tuple, list) else (annotation,)
     for option in options:
         try:

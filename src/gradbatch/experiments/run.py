@@ -231,7 +231,8 @@ def settings_of(folder: Path, changes: dict[str, Any]) -> TrainSettings:
     Raises:
         InvalidInputError: If a change would make it another run.
     """
-    stored = dict(RunFolder(folder).read_manifest()["settings"])
+    # Runs of before there were shadows had none.
+    stored = {"shadow": []} | RunFolder(folder).read_manifest()["settings"]
     for name, value in changes.items():
         if name not in _FREE_ON_RESUME and _plain(value) != stored.get(name):
             raise InvalidInputError(
@@ -249,7 +250,7 @@ def settings_of(folder: Path, changes: dict[str, Any]) -> TrainSettings:
             )
         stored |= dict.fromkeys(("epochs", "samples", "steps"))
     values = {item.name: stored[item.name] for item in fields(TrainSettings) if item.name in stored}
-    values["set"] = tuple(values["set"])
+    values["set"], values["shadow"] = tuple(values["set"]), tuple(values["shadow"])
     values["data_dir"] = None if values["data_dir"] is None else Path(values["data_dir"])
     return TrainSettings(**values | changes | {"out": folder, "resume": True})
 

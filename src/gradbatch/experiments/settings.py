@@ -11,8 +11,9 @@ from gradbatch.errors import InvalidInputError
 from gradbatch.experiments.choices import choose
 from gradbatch.experiments.rule_settings import build_rule
 from gradbatch.experiments.tasks import TASKS
+from gradbatch.rules import RULES
 
-__all__ = ["TrainSettings"]
+__all__ = ["TrainSettings", "fresh_folder"]
 
 _ADAM_LR = 1e-3
 _MAX_SEED = 2**63 - 1
@@ -50,6 +51,10 @@ class TrainSettings:
     )
     set: tuple[str, ...] = field(
         default=(), metadata=_flag("KEY=VALUE", "hyper-parameters of the rule, see `gradbatch list`")
+    )
+    shadow: tuple[str, ...] = field(
+        default=(),
+        metadata=_flag("NAME", "rules that are asked along the way and not obeyed, for the log and `gradbatch replay`"),
     )
     estimator: Literal["auto", "layers", "chunks"] = field(
         default="auto",
@@ -112,6 +117,7 @@ class TrainSettings:
         if self.model is not None:
             choose("model", self.model, dict.fromkeys(task.models), scope=f' for the task "{self.task}"')
         build_rule(self.rule, self.set)
+        self._check_shadows()
         self._check_counts()
         self._check_choices()
         self._check_optimizer()
@@ -134,7 +140,7 @@ class TrainSettings:
             lr=lr if self.lr is None else self.lr,
             momentum=momentum if self.momentum is None else self.momentum,
             device=_default_device() if self.device == "auto" else self.device,
-            out=self.out or _fresh_folder(f"{self.task}-{self.rule}"),
+            out=self.out or fresh_folder(f"{self.task}-{self.rule}"),
         )
 
     @property
@@ -147,6 +153,16 @@ class TrainSettings:
     def title(self) -> str:
         """A short name for progress and reports."""
         return f"{self.task} {self.rule}"
+
+    def _check_shadows(self) -> None:
+        for name in self.shadow:
+            if choose("rule", name, RULES).in_step:
+                raise InvalidInputError(
+                    f"{name} draws samples within a step and cannot be a shadow: leave it out of --shadow, or train "
+                    f"with --rule {name}"
+                )
+            if self.shadow.count(name) > 1:
+                raise InvalidInputError(f"--shadow names {name} more than once: leave all but one out")
 
     def _check_counts(self) -> None:
         minima = {"batch_size": 1, "num_workers": 0, "seed": 0}
@@ -208,8 +224,15 @@ def _default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _fresh_folder(name: str) -> Path:
-    """The first ``runs/<name>-<n>`` that is not there yet."""
+def fresh_folder(name: str) -> Path:
+    """The first ``runs/<name>-<n>`` that is not there yet.
+
+    Args:
+        name: What the folder is for.
+
+    Returns:
+        Its path; it is not made.
+    """
     number = 1
     while (folder := Path("runs") / f"{name}-{number}").exists():
         number += 1

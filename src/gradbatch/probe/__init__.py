@@ -7,9 +7,11 @@ from gradbatch.probe import normalisation as _normalisation
 from gradbatch.probe import products as _products
 from gradbatch.probe import recurrent as _recurrent
 from gradbatch.probe.comparison import Comparison, check
+from gradbatch.probe.measurement import Measurement
 from gradbatch.probe.own_layers import register_formula
-from gradbatch.probe.probe import Estimator, Measurement, Probe
+from gradbatch.probe.probe import Estimator, Probe
+from gradbatch.probe.quantities import BY_LAYERS
 
-__all__ = ["Comparison", "Estimator", "Measurement", "Probe", "check", "register_formula"]
+__all__ = ["BY_LAYERS", "Comparison", "Estimator", "Measurement", "Probe", "check", "register_formula"]
 
 del _convolution, _elementwise, _lookups, _normalisation, _products, _recurrent

@@ -10,7 +10,7 @@ from torch.autograd.graph import Node
 from torch.utils.checkpoint import GraphExecGroup
 
 from gradbatch.probe.forms import Dense, Lookup, Mapped, Outer, OuterSum, PerSample, Rearranged
-from gradbatch.probe.nodes import delivered, num_outputs, output_shape, parameter_of, saved, sent_back
+from gradbatch.probe.nodes import delivered, num_outputs, output_dtype, output_shape, parameter_of, saved, sent_back
 from gradbatch.probe.operations import Call
 
 __all__ = ["carried"]
@@ -42,7 +42,7 @@ def carried(form: PerSample, node: Node, index: int, places: Mapping[Node, int],
 
 def _mapped(form: PerSample, root: Node, index: int, places: Mapping[Node, int]) -> dict[int, PerSample]:
     """The gradients sent on through the nodes' own backward, a batch of them at a time."""
-    order = _operands_last(root)
+    order, dtype = _operands_last(root), output_dtype(root, index)
     forms: dict[int, PerSample] = {}
     for leaf in order:
         if leaf in places:
@@ -52,7 +52,9 @@ def _mapped(form: PerSample, root: Node, index: int, places: Mapping[Node, int])
                 # vmap regrets it aloud where it can only loop over an operation.
                 with GraphExecGroup(), warnings.catch_warnings():
                     warnings.filterwarnings("ignore", message=".*batching rule", category=UserWarning)
-                    return torch.vmap(partial(_sent_to, order, leaf, index))(grads)
+                    # Half-precision nodes take gradients of their own type only.
+                    sent = torch.vmap(partial(_sent_to, order, leaf, index))(grads.to(dtype))
+                    return sent.float() if sent.element_size() < 4 else sent
 
             forms[places[leaf]] = Mapped(form, parameter_of(leaf).shape, push)
     return forms

@@ -17,13 +17,17 @@ _SLACK = {"single": 1024.0, "half": 4.0}
 """Roundings of unit size that two orders of the same summation may differ by, generously: in single precision and
 finer, where autograd may add thousands of terms one after the other; and in half, where sums are kept in single."""
 
+_CANCELLING = 16.0
+"""The same in single precision and finer, of what the positions give, which may cancel all but completely: the bias of
+attention's keys, or of a convolution before an instance norm, has a gradient of rounding alone."""
+
 
 def disagreement(heard: Heard, table: ParameterTable, num_samples: int) -> str | None:
     r"""Where $\sum_i g_i$ of the formulas and autograd's gradient truly differ.
 
     Two summations of the same terms differ by rounding in proportion to $\sum_i\|g_i\|$, which is at most
-    $\sqrt{n\sum_i\|g_i\|^2}$ (Cauchy-Schwarz); a use of the parameter that the hooks did not see differs by that
-    use's whole gradient.
+    $\sqrt{n\sum_i\|g_i\|^2}$ (Cauchy-Schwarz), or, where the positions' terms cancel within a sample, to
+    $\sum_i\sum_t\|g_{it}\|$; a use of the parameter that the hooks did not see differs by that use's whole gradient.
 
     Args:
         heard: A pass whose gradients were kept and whose layers gave their sums.
@@ -50,7 +54,11 @@ def disagreement(heard: Heard, table: ParameterTable, num_samples: int) -> str |
         if not bool(torch.isfinite(error + scale)):
             return None
         rounding = max(heard.rounding, _rounding(grad, seen))
-        if error > _SLACK["half" if rounding > _HALF else "single"] * rounding * scale:
+        is_half = rounding > _HALF
+        bound = _SLACK["half" if is_half else "single"] * scale
+        if not is_half:
+            bound = torch.maximum(bound, _CANCELLING * heard.norm_sums[place].double())
+        if error > rounding * bound:
             return (
                 f'the per-sample gradients of parameter "{table.names[place]}" do not add up to autograd\'s gradient, '
                 f"so the parameter is also used outside of {_FORWARD}"

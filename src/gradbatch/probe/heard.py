@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from gradbatch.probe.forms import PerSample
-from gradbatch.probe.joining import combined, settled
-from gradbatch.probe.moments import method, position_sqnorm_sum, second_moment, sqnorm_sum, weighted_sum
+from gradbatch.probe.joining import Kept, combined, settled
+from gradbatch.probe.moments import method, second_moment, sqnorm_sum, weighted_sum
+from gradbatch.probe.positions import position_norm_sum, position_sqnorm_sum
 from gradbatch.probe.strides import stride_sqnorms, stride_square_sums, stride_sums
 
 __all__ = ["Heard", "Plan"]
@@ -22,9 +23,11 @@ class Plan:
         by_layers: Hear per-sample gradients; else the squared norms of the parameters' whole gradients.
         learn: Find out anew how the samples lie, and let the forms give the summed gradient as well.
         keep_grads: Keep the parameters' whole gradients.
+        sum_grads: Add them up over the passes.
         second_moments: Compute elementwise second moments.
         position_sqnorms: Sum squared norms of what each position gives, too.
-        keep_forms: Keep the per-sample gradients in their forms.
+        keep_for_projections: Keep the per-sample gradients in their forms, until the mean gradient is known.
+        keep_for_strides: The same until it is known whether more passes follow, which sums over strides are for.
         by_gram: How norms of sums over positions are computed, see `sqnorms`.
         stride: Samples in a stride; 0 where nothing is asked of strides.
         sum_strides: Sum the gradients over each stride.
@@ -40,9 +43,11 @@ class Plan:
     by_layers: bool
     learn: bool
     keep_grads: bool
+    sum_grads: bool
     second_moments: bool
     position_sqnorms: bool
-    keep_forms: bool
+    keep_for_projections: bool
+    keep_for_strides: bool
     by_gram: bool | None
     stride: int
     sum_strides: bool
@@ -50,6 +55,11 @@ class Plan:
     stride_squares: bool
     lead: int
     is_announced: bool
+
+    @property
+    def keep_forms(self) -> bool:
+        """Whether the per-sample gradients outlive the pass."""
+        return self.keep_for_projections or self.keep_for_strides
 
 
 @dataclass(eq=False, slots=True)
@@ -67,6 +77,7 @@ class Heard:
         stride_sqnorms: The same of their squared norms, [k].
         grads: The gradient of this pass, where it is kept.
         grad_sums: The same as the forms give it, where they are checked.
+        norm_sums: Sums of the norms of what was added up in it, 0-dim, where it is checked.
         methods: How the norms were computed, where it is checked.
         rounding: Unit rounding of the coarsest type in which autograd itself computed.
         problem: Why samples cannot be told apart, or an empty string.
@@ -78,12 +89,13 @@ class Heard:
     sqnorm_sums: dict[int, Tensor] = field(default_factory=dict)
     position_sqnorms: dict[int, Tensor] = field(default_factory=dict)
     second_moments: dict[int, Tensor] = field(default_factory=dict)
-    forms: dict[int, PerSample] = field(default_factory=dict)
+    forms: dict[int, Kept] = field(default_factory=dict)
     stride_sums: dict[int, Tensor] = field(default_factory=dict)
     stride_square_sums: dict[int, Tensor] = field(default_factory=dict)
     stride_sqnorms: dict[int, Tensor] = field(default_factory=dict)
     grads: dict[int, Tensor] = field(default_factory=dict)
     grad_sums: dict[int, Tensor] = field(default_factory=dict)
+    norm_sums: dict[int, Tensor] = field(default_factory=dict)
     methods: dict[int, str] = field(default_factory=dict)
     rounding: float = 0.0
     problem: str = ""
@@ -104,6 +116,7 @@ class Heard:
         self.sqnorm_sums[place] = total = sqnorm_sum(form, plan.by_gram)
         if plan.learn and plan.count == plan.num_samples:
             self.grad_sums[place] = weighted_sum(form, total.new_ones(plan.count))
+            self.norm_sums[place] = position_norm_sum(form)
             self.methods[place] = method(form, plan.by_gram)
         if plan.position_sqnorms:
             self.position_sqnorms[place] = position_sqnorm_sum(form)
@@ -116,7 +129,7 @@ class Heard:
         if plan.stride_squares:
             self.stride_square_sums[place] = stride_square_sums(form, plan.stride, plan.lead)
         if plan.keep_forms:
-            self.forms[place] = settled(form)
+            self.forms[place] = Kept(form)
 
     def joined(self, other: "Heard") -> "Heard | None":
         """This pass and another as one, if no parameter was heard in both (as in reentrant checkpointing)."""
@@ -141,5 +154,6 @@ _BY_PLACE = (
     "stride_sqnorms",
     "grads",
     "grad_sums",
+    "norm_sums",
     "methods",
 )

@@ -19,14 +19,15 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import GraphExecGroup
 from torch.utils.hooks import RemovableHandle
 
-from gradbatch.errors import GradbatchError, InvalidInputError, MeasurementError
+from gradbatch.errors import GradbatchError, InvalidInputError
 from gradbatch.probe.chains import carried
 from gradbatch.probe.coverage import ParameterTable
 from gradbatch.probe.forms import Dense, Rows
-from gradbatch.probe.graph import Junction, Trace, Tracer
+from gradbatch.probe.graph import Junction, Tracer
 from gradbatch.probe.heard import Heard, Plan
-from gradbatch.probe.layout import Folded, LayoutError, Packed
-from gradbatch.probe.nodes import UnknownOperationError, current_pass, output_shape
+from gradbatch.probe.layout import LayoutError, Packed
+from gradbatch.probe.learning import Learner, sentence
+from gradbatch.probe.nodes import UnknownOperationError, current_pass
 from gradbatch.probe.operations import Call, per_sample_gradients
 from gradbatch.probe.own_layers import FORMULAS
 
@@ -55,12 +56,9 @@ class Listener:
             if type(module) in FORMULAS
         }
         claimed = {place for owned in self._own_places.values() for place in owned.values()}
-        self._tracer = Tracer(model, table, claimed)
+        self._learner = Learner(Tracer(model, table, claimed))
         self._recurrent = [module for module in model.modules() if isinstance(module, nn.RNNBase)]
         self._handles: list[RemovableHandle] = []
-        self._has_doubts = False  # whether the model's outputs must be known to learn again
-        self._picks_rows = False
-        self._num_silent = 0
         self._clear()
 
     def _clear(self) -> None:
@@ -90,7 +88,7 @@ class Listener:
     def _put_on(self, plan: Plan) -> None:
         """Put on the hooks that a measurement needs beside those on nodes."""
         is_split = plan.by_layers and plan.num_samples > 1
-        if is_split and (plan.learn or self._has_doubts or not plan.is_announced):
+        if is_split and (plan.learn or self._learner.has_doubts or not plan.is_announced):
             self._handles.append(self._model.register_forward_hook(self._on_forward))
         if is_split:
             self._handles += [module.register_forward_pre_hook(self._on_recurrent) for module in self._recurrent]
@@ -130,14 +128,8 @@ class Listener:
         if plan is None or not plan.by_layers or plan.num_samples == 1:
             return
         nodes = [root.grad_fn for root in roots if root.grad_fn is not None]
-        trace = self._tracer.trace(nodes, self._packings)
-        if plan.learn or (self._outputs and self._is_in_doubt(trace, plan)):
-            self._problem = self._problem or self._learn(trace)
-            trace = self._tracer.trace(nodes, self._packings)
-            self._num_silent = self._num_silent + 1 if trace.unknown else 0
-            may_be_uneven = bool(self._packings) or _picks_rows(trace, plan.num_samples)
-            self._picks_rows = may_be_uneven and _has_positions(trace, plan.num_samples)
-            self._has_doubts = bool(trace.unknown or self._tracer.doubtful or self._picks_rows)
+        trace, problem = self._learner.trace(nodes, self._outputs, self._packings, plan)
+        self._problem = self._problem or problem
         self._leaves.update(trace.leaves)
         self._unknown |= trace.unknown
         if not plan.learn:  # else the sums of the gradients tell
@@ -152,36 +144,6 @@ class Listener:
                 for place in places:
                     self._num_uses[place] = self._num_uses.get(place, 0) + 1
             junction.node.register_prehook(partial(self._on_node, self._passes, len(self._junctions) - 1))
-
-    def _is_in_doubt(self, trace: Trace, plan: Plan) -> bool:
-        """Whether to learn again before the next time that is due, ever more seldom where no gradient comes through."""
-        if self._picks_rows or self._tracer.is_uncertain(trace, plan.num_samples):
-            return True
-        self._num_silent += bool(trace.unknown)
-        is_due = self._num_silent <= _PATIENCE or self._num_silent & (self._num_silent - 1) == 0
-        return bool(trace.unknown) and is_due
-
-    def _learn(self, trace: Trace) -> str:
-        """Find out how the samples lie; why they cannot be told apart, or an empty string."""
-        plan = self.plan
-        assert plan is not None
-        for node in trace.nodes:
-            if why := _OPAQUE.get(node.name()):
-                return why
-        tensors = [output for output in self._outputs if output.dim() and output.is_floating_point()]
-        outputs = [output for output in tensors if len(output) == plan.num_samples]
-        if not outputs:
-            shapes = ", ".join(str(tuple(output.shape)) for output in self._outputs) or "nothing"
-            if tensors and not plan.is_announced and all(len(output) % plan.num_samples for output in tensors):
-                raise MeasurementError(
-                    f"`num_samples` is {plan.num_samples} and the model returned {shapes}: give the number of samples "
-                    "that go through the model in this pass"
-                )
-            return f"the model returned {shapes}, no tensor whose leading axis counts the {plan.num_samples} samples"
-        try:
-            return self._tracer.learn(trace, outputs, plan.num_samples, self._packings)
-        except Exception as error:  # whatever it is, the user's training goes on
-            return f"a backward pass of half of the samples failed: {_sentence(error)}"
 
     def _on_own_layer(self, module: nn.Module, inputs: Any, output: Any) -> None:
         """Listen to a layer that has a formula of its own."""
@@ -263,9 +225,8 @@ class Listener:
             heard.rounding = max(heard.rounding, _rounding(first))
         node, operands = junction.node, junction.node.next_functions
         operands_here, layout = list(junction.operands), junction.layout
-        call = Call(
-            node, grads, operands_here, layout, plan.num_samples, plan.count, plan.position_sqnorms, self._group
-        )
+        by_position = plan.position_sqnorms or plan.learn  # the check must know how much cancels between positions
+        call = Call(node, grads, operands_here, layout, plan.num_samples, plan.count, by_position, self._group)
         try:
             with _plain_arithmetic(first):
                 for place, form in per_sample_gradients(call).items():
@@ -274,13 +235,13 @@ class Listener:
                     for owner, carried_form in carried(form, child, output, self._leaves, call).items():
                         heard.use(owner, carried_form, self._num_uses[owner], plan)
         except LayoutError:  # another number of positions: what was learned does not tell where they lie
-            self._tracer.forget(junction)
+            self._learner.tracer.forget(junction)
             heard.unsettled |= junction.places
         except GradbatchError:
             raise
         except Exception as error:  # whatever it is, the user's training goes on
             name = self._table.names[min(junction.places)]
-            return f'parameter "{name}" has no per-sample gradients: {_sentence(error)}'
+            return f'parameter "{name}" has no per-sample gradients: {sentence(error)}'
         return ""
 
     def _round_up(self, heard: Heard, plan: Plan) -> None:
@@ -288,7 +249,7 @@ class Listener:
         if plan.num_samples == 1:
             for place, grad in heard.grads.items():
                 own = grad.to_dense() if grad.is_sparse else grad
-                own = own.clone() if plan.keep_forms else own  # autograd may go on adding to it
+                own = own.clone() if plan.keep_forms else own  # the sum over passes takes it over
                 rows = own.reshape(1, -1)
                 heard.uses[place] = [Dense(Rows(rows.float() if rows.element_size() < 4 else rows), own.shape)]
         for place in list(heard.uses):
@@ -313,7 +274,9 @@ class Listener:
         return heard
 
     def _keep_grad(self, place: int, grad: Tensor) -> None:
-        self._heard_now().grads[place] = grad.detach()
+        # A copy: autograd may make the tensor itself the parameter's `.grad`, which may be clipped or zeroed before we
+        # come to it, and which the next pass adds to.
+        self._heard_now().grads[place] = grad.detach().clone()
 
     def _square_grad(self, place: int, grad: Tensor) -> None:
         self._heard_now().sqnorm_sums[place] = sqnorm(grad)
@@ -321,42 +284,6 @@ class Listener:
     def _on_accumulate(self, parameter: nn.Parameter) -> None:
         self._heard_now().accumulates = True
 
-
-def _sentence(error: Exception) -> str:
-    """What an error says, and of what kind it is where it is none of ours."""
-    return str(error) if isinstance(error, UnknownOperationError) else f"{type(error).__name__}: {error}"
-
-
-def _picks_rows(trace: Trace, num_samples: int) -> bool:
-    """Whether rows are picked by the data, of which there may be another number for each sample in every batch."""
-    for node in trace.nodes:
-        if node.name() in _PICKING and trace.nodes[node] is None:
-            operands = [output_shape(child, output) for child, output in node.next_functions if child is not None]
-            if any(shape[:1] != (num_samples,) for shape in (output_shape(node, 0), *operands) if shape):
-                return True
-    return False
-
-
-def _has_positions(trace: Trace, num_samples: int) -> bool:
-    """Whether rows are taken for several positions of each sample somewhere, evenly."""
-    folded = [(junction, junction.layout) for junction in trace.junctions if isinstance(junction.layout, Folded)]
-    return any(output_shape(junction.node, 0)[layout.axis] != num_samples for junction, layout in folded)
-
-
-_PATIENCE = 32
-"""Measurements in a row in which a part of the model without any gradient is looked at again each time."""
-
-_PICKING = frozenset(
-    f"{name}Backward0"
-    for name in ["Index", "IndexPut", "IndexPutImpl", "IndexSelect", "IndexAdd", "MaskedSelect", "MaskedScatter"]
-)
-
-_OPAQUE = {
-    "CheckpointFunctionBackward": "reentrant checkpointing hides its operations until backward, "
-    "call torch.utils.checkpoint with use_reentrant=False",
-    "CompiledFunctionBackward": "the model is compiled (torch.compile), which hides its operations",
-}
-"""Nodes behind which there is nothing to see, and what to say of them."""
 
 _NOTHING = nullcontext()
 

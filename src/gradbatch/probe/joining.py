@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from gradbatch.errors import MeasurementError
 from gradbatch.probe.forms import Dense, Lookup, Mapped, Outer, OuterSum, PerSample, Rows, Total
 from gradbatch.probe.operations import check_size
 
-__all__ = ["combined", "settled"]
+__all__ = ["Kept", "combined", "settled"]
 
 
 def combined(uses: Sequence[PerSample]) -> PerSample:
@@ -80,3 +81,38 @@ def settled(form: PerSample) -> PerSample:
     if isinstance(form, Total):
         return combined([settled(part) for part in form.parts])
     return form
+
+
+class Kept:
+    """Gradients kept after their pass, in the tensors that autograd saved, which nobody may change meanwhile.
+
+    Args:
+        form: The gradients.
+
+    Raises:
+        UnknownOperationError: If they would take too much memory.
+    """
+
+    __slots__ = ("_form", "_versions")
+
+    def __init__(self, form: PerSample) -> None:
+        self._form = settled(form)
+        self._versions = self._now()
+
+    def _now(self) -> list[int]:
+        """How often each tensor was changed in place, as autograd itself keeps count."""
+        return [tensor._version for tensor in self._form.held()]
+
+    @property
+    def form(self) -> PerSample:
+        """The gradients.
+
+        Raises:
+            MeasurementError: If a tensor behind them was changed in place.
+        """
+        if self._now() != self._versions:
+            raise MeasurementError(
+                "a tensor that the model was given was changed in place after backward, and the measurement still "
+                "needs it: give each pass tensors of its own, or `read` before they are filled anew"
+            )
+        return self._form

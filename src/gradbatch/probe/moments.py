@@ -26,7 +26,6 @@ from gradbatch.probe.forms import (
 __all__ = [
     "added",
     "method",
-    "position_sqnorm_sum",
     "projections",
     "second_moment",
     "sqnorm_sum",
@@ -147,37 +146,6 @@ def _(form: Outer, by_gram: bool | None = None) -> Tensor:
 def _(form: Dense, by_gram: bool | None = None) -> Tensor:
     norms = form.rows.norms
     return torch.dot(norms, norms)
-
-
-@singledispatch
-def position_sqnorm_sum(form: PerSample) -> Tensor:
-    r"""$\sum_i\sum_t\|g_{it}\|^2$ where $g_i=\sum_tg_{it}$ over positions, else $\sum_i\|g_i\|^2$; 0-dim."""
-    return sqnorm_sum(form)
-
-
-@position_sqnorm_sum.register
-def _(form: OuterSum) -> Tensor:
-    return torch.sum(form.left.square().sum(3) * form.right.square().sum(3))
-
-
-@position_sqnorm_sum.register
-def _(form: Lookup) -> Tensor:
-    return form.right.square().sum()
-
-
-@position_sqnorm_sum.register
-def _(form: Lazy) -> Tensor:
-    return added(position_sqnorm_sum(part) for part in form.forms())
-
-
-@position_sqnorm_sum.register
-def _(form: Rearranged) -> Tensor:
-    return position_sqnorm_sum(form.base)
-
-
-@position_sqnorm_sum.register
-def _(form: Total) -> Tensor:
-    return added(position_sqnorm_sum(part) for part in form.parts)
 
 
 @singledispatch

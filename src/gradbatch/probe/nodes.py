@@ -20,6 +20,7 @@ __all__ = [
     "current_pass",
     "delivered",
     "num_outputs",
+    "output_dtype",
     "output_shape",
     "parameter_of",
     "saved",
@@ -58,6 +59,11 @@ def num_outputs(node: Any) -> int:
 def output_shape(node: Any, output: int) -> torch.Size:
     """Shape of an output of a node's operation, or of the parameter at a leaf."""
     return node.variable.shape if node.name() == LEAF else torch.Size(node._input_metadata[output].shape)
+
+
+def output_dtype(node: Any, output: int) -> torch.dtype:
+    """Type of an output of a node's operation."""
+    return node._input_metadata[output].dtype
 
 
 def sent_back(node: Any, grads: Sequence[Tensor | None], *, once: bool = False) -> tuple[Tensor | None, ...]:

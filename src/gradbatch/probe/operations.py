@@ -171,8 +171,8 @@ def reduced(call: Call, grad: Tensor, shape: torch.Size) -> PerSample:
     summed += [first + k for k, size in enumerate(full) if size == 1 and by_sample.shape[first + k] != 1]
     if summed and call.by_position:
         kept = [axis for axis in range(1, by_sample.dim()) if axis not in summed]
-        by_sample = by_sample.permute(0, *summed, *kept)
-        return over_positions(by_sample.flatten(1, len(summed)).flatten(2), shape)
+        by_sample = by_sample.permute(0, *summed, *kept).flatten(1, len(summed))
+        return over_positions(by_sample.reshape(*by_sample.shape[:2], shape.numel()), shape)
     if summed:
         by_sample = by_sample.sum(summed)
     return Dense(Rows(by_sample.reshape(len(by_sample), -1)), shape)

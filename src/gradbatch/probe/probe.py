@@ -3,22 +3,23 @@
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from types import TracebackType
 from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-from gradbatch._types import QUANTITIES, STRIDE_QUANTITIES, Statistics
+from gradbatch._types import Statistics
 from gradbatch.errors import InvalidInputError, MeasurementError, UnsupportedLayerError
 from gradbatch.probe.check import disagreement
 from gradbatch.probe.coverage import parameter_table, why_not_by_samples
 from gradbatch.probe.heard import Heard, Plan
 from gradbatch.probe.hooks import Listener
+from gradbatch.probe.measurement import Measurement
 from gradbatch.probe.operations import ONE_BY_ONE
-from gradbatch.probe.selection import StrideTotals
-from gradbatch.probe.summary import Sums, summarise
+from gradbatch.probe.quantities import checked, stride_of
+from gradbatch.probe.summary import summarise
+from gradbatch.probe.sums import Sums
 
-__all__ = ["Estimator", "Measurement", "Probe"]
+__all__ = ["Estimator", "Probe"]
 
 Estimator = Literal["auto", "layers", "chunks"]
 
@@ -28,8 +29,6 @@ _BY_GRAM: dict[str, bool | None] = {"auto": None, "gram": True, "instantiate": F
 
 MIN_CHUNKS = 4
 """Pieces that `chunks` wants of a batch: the relative error of a variance between k pieces falls with k."""
-
-_MEASURED = frozenset(QUANTITIES) | {"layers", "groups"}
 
 _logger = logging.getLogger("gradbatch")
 
@@ -97,27 +96,22 @@ class Probe:
         norms: Norms = "auto",
         sample_fraction: float = 1.0,
     ) -> None:
-        self.set_quantities(quantities)
         if estimator not in get_args(Estimator):
             raise InvalidInputError(f'`estimator` must be "auto", "layers" or "chunks", got {estimator!r}')
         if norms not in _BY_GRAM:
             raise InvalidInputError(f'`norms` must be "auto", "gram" or "instantiate", got {norms!r}')
         if not 0 < sample_fraction <= 1:
             raise InvalidInputError(f"`sample_fraction` must be above 0 and at most 1, got {sample_fraction}")
-        if self._stride and sample_fraction < 1:
-            raise InvalidInputError(
-                f"`sample_fraction` is {sample_fraction}, and strides are of the whole batch: leave it at 1"
-            )
+        self._fraction = sample_fraction
+        self.set_quantities(quantities)
         self._table = parameter_table(model, groups)
         self._is_free = estimator == "auto"
         self._num_measured = 0
         self._next_check = 1  # at measurements 1, 2, 4, 8, ...: soon, and for ever at no cost
-        self._fraction = sample_fraction
         self._by_gram = _BY_GRAM[norms]
         self.estimator: Literal["layers", "chunks"] = "chunks" if estimator == "chunks" else "layers"
         if self.estimator == "layers" and (reason := why_not_by_samples(model)):
             self._fall_back(reason)
-        self._sums = Sums()
         self._listener = Listener(model, self._table)
         self._open: Measurement | None = None
 
@@ -132,16 +126,22 @@ class Probe:
         return MIN_CHUNKS if self.estimator == "chunks" else 1
 
     def set_quantities(self, quantities: Iterable[str]) -> None:
-        """Measure other quantities from now on.
+        """Measure other quantities from now on, and forget what was measured since the last `read`.
 
         Args:
             quantities: Their names, as in the constructor.
 
         Raises:
-            InvalidInputError: If one is unknown.
+            InvalidInputError: If one is unknown, or cannot be had from a part of the samples.
         """
-        self._quantities = _checked(quantities)
-        self._stride = _stride_of(self._quantities)
+        names = checked(quantities)
+        stride = stride_of(names)
+        if stride and self._fraction < 1:
+            raise InvalidInputError(
+                f"`sample_fraction` is {self._fraction}, and strides are of the whole batch: leave it at 1"
+            )
+        self._quantities, self._stride = names, stride
+        self.reset()  # passes of which other things were heard do not add up
 
     def measure(
         self,
@@ -151,7 +151,7 @@ class Probe:
         weight: float | None = None,
         keep_gradient: bool = True,
         is_part: bool = False,
-    ) -> "Measurement":
+    ) -> Measurement:
         """Listen to one forward and backward pass.
 
         Args:
@@ -168,17 +168,26 @@ class Probe:
             A context for the pass. Several before one `read` accumulate.
 
         Raises:
-            InvalidInputError: If ``num_samples`` is not a positive whole number.
+            InvalidInputError: If ``num_samples`` is not a positive whole number, or ``weight`` is not positive.
             MeasurementError: If another measurement of this probe is still open.
         """
         if not isinstance(num_samples, int) or num_samples < 1:
             raise InvalidInputError(
                 f"`num_samples` must be the number of samples in this pass, at least 1, got {num_samples!r}"
             )
+        if weight is not None and not 0 < weight < math.inf:
+            raise InvalidInputError(f"`weight` must be positive and finite, got {weight}: leave out an empty pass")
         if self._open is not None:
             raise MeasurementError("a measurement is still open: leave its `with` block before the next one")
-        weight = num_samples if weight is None else weight
-        return Measurement(self, num_samples, loss_scale, weight, keep_gradient, is_part)
+        return Measurement(
+            self._listen,
+            self._close,
+            num_samples=num_samples,
+            loss_scale=loss_scale,
+            weight=num_samples if weight is None else weight,
+            keep_gradient=keep_gradient,
+            is_part=is_part,
+        )
 
     def read(
         self,
@@ -261,15 +270,15 @@ class Probe:
         """Forget what was measured since the last `read`."""
         self._sums = Sums()
 
-    def _listen(self, measurement: "Measurement", *, is_announced: bool) -> Listener:
+    def _listen(self, measurement: Measurement, is_announced: bool) -> Listener:
         """Begin to hear what this measurement needs."""
         by_layers = self.estimator == "layers"
         if self._stride and not by_layers:
             raise UnsupportedLayerError(
                 'strides of samples cannot be measured by chunks: use estimator="layers", and a model that allows it'
             )
-        learn = by_layers and measurement.num_samples > 1 and self._num_measured + 1 >= self._next_check
         samples = measurement.num_samples
+        learn = by_layers and samples > 1 and self._num_measured + 1 >= self._next_check
         has_moments = f"stride_moments:{self._stride}" in self._quantities
         sum_strides = self._stride > 0 and (has_moments or measurement.is_part or self._sums.num_passes > 0)
         self._listener.begin(
@@ -279,9 +288,11 @@ class Probe:
                 by_layers=by_layers,
                 learn=learn,
                 keep_grads=learn or measurement.keep_gradient,
+                sum_grads=measurement.keep_gradient,
                 second_moments="diagonal_projection_variance" in self._quantities,
                 position_sqnorms="position_sqnorm" in self._quantities,
-                keep_forms="projection_variance" in self._quantities or (self._stride > 0 and not sum_strides),
+                keep_for_projections="projection_variance" in self._quantities,
+                keep_for_strides=self._stride > 0 and not sum_strides,
                 by_gram=self._by_gram,
                 stride=self._stride,
                 sum_strides=sum_strides,
@@ -294,14 +305,26 @@ class Probe:
         self._open = measurement
         return self._listener
 
-    def _absorb(self, measurement: "Measurement", heard: Heard, plan: Plan) -> None:
-        """Add what a pass said to the sums."""
+    def _close(self, measurement: Measurement, heard: Heard | None, plan: Plan | None) -> None:
+        """End a measurement, and add what its pass said to the sums, if it came."""
+        self._open = None
+        if heard is None or plan is None:
+            return
+        known = self._is_known(heard, plan)
+        try:
+            self._sums.take_in(heard, plan, measurement.weight, measurement.loss_scale, is_known=known)
+        except MeasurementError:
+            self.reset()  # half of a pass cannot be taken back
+            raise
+
+    def _is_known(self, heard: Heard, plan: Plan) -> bool:
+        """Whether a pass said all that was to be heard of its samples; if not, go over to `chunks` or learn anew."""
         problem = heard.problem
         if plan.learn:
             found = disagreement(heard, self._table, plan.num_samples)
             if found is not None:  # else something was not finite, and the next measurement is checked instead
                 self._next_check = 2 * (self._num_measured + 1)
-            problem = problem or found
+            problem = problem or found or ""
         if self._num_measured == 0 and not problem:
             for place, how in heard.methods.items():
                 level = logging.WARNING if ONE_BY_ONE in how else logging.INFO
@@ -313,31 +336,7 @@ class Probe:
             self._fall_back(problem)
         elif heard.unsettled:
             self._next_check = 0
-        sums, weight = self._sums, measurement.weight
-        # A batch whose passes were not all heard in one way has no second moment.
-        is_alike = sums.num_passes == 0 or plan.by_layers != sums.by_chunks
-        sums.is_complete &= not problem and not heard.unsettled and is_alike
-        sums.has_positions &= plan.num_samples > 1
-        sums.by_chunks = not plan.by_layers
-        sums.num_samples += plan.num_samples
-        sums.num_counted += plan.count
-        sums.weight += weight
-        sums.num_passes += 1
-        per_unit = weight / measurement.loss_scale  # what turns a gradient that was heard into a sample's
-        if not plan.by_layers:
-            sums.add("sample", heard.sqnorm_sums, weight / measurement.loss_scale**2)
-        else:
-            share = plan.num_samples / plan.count
-            sums.add("sample", heard.sqnorm_sums, per_unit**2 * share)
-            sums.add("position", heard.position_sqnorms, per_unit**2 * share)
-            sums.add_second_moments(heard.second_moments, per_unit**2 * share)
-            if plan.stride:
-                sums.strides = sums.strides or StrideTotals(plan.stride)
-                sums.strides.add(sums.num_samples - plan.num_samples, heard, per_unit)
-            if heard.forms and "projection_variance" in self._quantities:
-                sums.forms.append((heard.forms, per_unit))
-        if measurement.keep_gradient:
-            sums.add_gradient(heard.grads, per_unit)
+        return not problem and not heard.unsettled
 
     def _fall_back(self, reason: str) -> None:
         """Go over to `chunks` for good, and say why; or refuse, where that would not do."""
@@ -349,96 +348,3 @@ class Probe:
             )
         self.estimator = "chunks"
         _logger.warning("gradient statistics by chunks, not by layers: %s", reason)
-
-
-class Measurement:
-    """The context of one measured pass; see `Probe.measure`."""
-
-    def __init__(
-        self, probe: Probe, num_samples: int, loss_scale: float, weight: float, keep_gradient: bool, is_part: bool
-    ) -> None:
-        self._probe = probe
-        self.num_samples = num_samples
-        self.loss_scale = loss_scale
-        self.weight = weight
-        self.keep_gradient = keep_gradient
-        self.is_part = is_part
-        self._listener: Listener | None = None
-        self._is_announced = False
-
-    def __enter__(self) -> "Measurement":
-        """Listen to the one pass that accumulates gradients, whoever calls it."""
-        self._listener = self._probe._listen(self, is_announced=False)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close(failed=kind is not None)
-
-    def begin(self) -> None:
-        """Listen to the pass that `backward` will make."""
-        self._listener = self._probe._listen(self, is_announced=True)
-
-    def backward(self, loss: Tensor, *, loss_scale: float | None = None, weight: float | None = None) -> None:
-        """Send the loss of what was heard backward."""
-        listener = self._listener
-        assert listener is not None
-        self.loss_scale = self.loss_scale if loss_scale is None else loss_scale
-        self.weight = self.weight if weight is None else weight
-        listener.attach([loss])
-        self._is_announced = listener.is_own = True
-        try:
-            loss.backward()
-        finally:
-            listener.is_own = False
-
-    def close(self, *, failed: bool = False) -> None:
-        """End the measurement, once; after a failure nothing enters the sums."""
-        listener, self._listener = self._listener, None
-        if listener is None:
-            return
-        self._probe._open = None
-        plan = listener.plan
-        own = listener.end()
-        if failed or plan is None:
-            return
-        if not own and not self._is_announced:
-            return
-        whole: Heard | None = Heard(accumulates=True)
-        for heard in own:
-            whole = whole and whole.joined(heard)
-        if whole is None:
-            raise MeasurementError(
-                f"{len(own)} backward passes accumulated gradients within one measurement, which needs exactly "
-                "one: call backward once, on the sum of the losses"
-            )
-        self._probe._absorb(self, whole, plan)
-
-
-def _checked(quantities: Iterable[str]) -> frozenset[str]:
-    """The names, if all of them can be measured."""
-    names = frozenset(quantities)
-    plain = {name for name in names if ":" not in name}
-    if names and names <= {"layers", "groups"}:
-        raise InvalidInputError(
-            f"`quantities` {sorted(names)} ask for parts and for nothing in them: add a quantity such as sample_sqnorm"
-        )
-    if unknown := sorted(plain - _MEASURED):
-        known = [*sorted(_MEASURED), *(f"{name}:<size>" for name in STRIDE_QUANTITIES)]
-        raise InvalidInputError(f'quantity "{unknown[0]}" is unknown: choose from {", ".join(known)}')
-    return names
-
-
-def _stride_of(names: frozenset[str]) -> int:
-    """Samples in the strides that are asked for, 0 if none are."""
-    asked = [name.split(":", 1) for name in names if ":" in name]
-    sizes = {size for _, size in asked}
-    for name, size in asked:
-        if name not in STRIDE_QUANTITIES or not size.isdecimal() or int(size) < 1:
-            raise InvalidInputError(f'quantity "{name}:{size}" is unknown: ask for "stride_gram:16", say')
-    if len(sizes) > 1:
-        raise InvalidInputError(
-            f"strides of {' and '.join(sorted(sizes, key=int))} samples are asked for at once: give all rules one size"
-        )
-    return int(sizes.pop()) if sizes else 0

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from gradbatch._types import Floats, Strides
 from gradbatch.errors import InvalidInputError
-from gradbatch.probe.forms import PerSample
 from gradbatch.probe.heard import Heard
+from gradbatch.probe.joining import Kept
 from gradbatch.probe.moments import weighted_sum
 from gradbatch.probe.strides import gram, stride_gram, stride_sums
 
@@ -39,7 +39,7 @@ class StrideTotals:
 
     size: int
     scale: float = 0.0
-    forms: Mapping[int, PerSample] = field(default_factory=dict)
+    forms: Mapping[int, Kept] = field(default_factory=dict)
     sums: dict[int, Tensor] = field(default_factory=dict)
     square_sums: dict[int, Tensor] = field(default_factory=dict)
     sqnorms: dict[int, Tensor] = field(default_factory=dict)
@@ -58,7 +58,7 @@ class StrideTotals:
         if not first_sample and not heard.stride_sums:
             self.forms = heard.forms
             return
-        self.sums |= {place: stride_sums(form, self.size) for place, form in self.forms.items()}
+        self.sums |= {place: stride_sums(kept.form, self.size) for place, kept in self.forms.items()}
         self.forms = {}
         _join(self.sums, heard.stride_sums, first, factor)
         _join(self.square_sums, heard.stride_square_sums, first, factor**2)
@@ -90,7 +90,7 @@ class StrideTotals:
         """
         numbers = {("sqnorms", place): own for place, own in self.sqnorms.items()}
         if f"stride_gram:{self.size}" in quantities:
-            numbers |= {("gram", place): stride_gram(form, self.size) for place, form in self.forms.items()}
+            numbers |= {("gram", place): stride_gram(kept.form, self.size) for place, kept in self.forms.items()}
             numbers |= {("gram", place): gram(rows) for place, rows in self.sums.items()}
         return numbers
 
@@ -152,7 +152,7 @@ class StrideTotals:
         if place in self.sums:
             sums = self.sums[place]
             return torch.tensordot(sums.new_tensor(shares), sums, 1)
-        form = self.forms[place]
+        form = self.forms[place].form
         like = next(tensor for tensor in form.held() if tensor.is_floating_point())
         return weighted_sum(form, like.new_tensor([w for w, n in zip(shares, counts, strict=True) for _ in range(n)]))
 

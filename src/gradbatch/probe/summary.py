@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,106 +13,9 @@ from gradbatch._types import Floats, LayerStatistics, Statistics
 from gradbatch.probe.coverage import ParameterTable
 from gradbatch.probe.forms import PerSample
 from gradbatch.probe.moments import projections
-from gradbatch.probe.selection import StrideTotals
+from gradbatch.probe.sums import Sums
 
-__all__ = ["Sums", "summarise"]
-
-
-@dataclass(slots=True)
-class Sums:
-    r"""What the passes behind one `Statistics` add up to.
-
-    Sums, never means, so that uneven cuts are exact. The numbers stay on the device, as 0-dim tensors, until
-    `summarise` copies all of them at once.
-
-    Attributes:
-        num_samples: Samples $B$ so far.
-        num_counted: Samples whose own gradients were looked at.
-        weight: What the mean over the batch is a mean over: the samples, or what they were weighted by.
-        num_passes: Passes $J$ so far.
-        values: Squared norms heard, for every parameter of every pass.
-        owners: What each is of, ``"sample"`` or ``"position"``, and the parameter that it belongs to.
-        factors: The factor that turns each into its share of $\sum_i\|g_i\|^2$ (``layers``) or of
-            $\sum_j n_j\|\bar g_j\|^2$ (``chunks``).
-        second_moments: Elementwise $\sum_i g_i\circ g_i$ by parameter, where asked for.
-        forms: Each pass's per-sample gradients by parameter, and the factor to them, where they are kept.
-        strides: Sums over strides of the samples, where asked for.
-        gradient_sum: $\sum_i g_i$ by parameter, where the probe keeps it.
-        is_complete: False once a pass was heard whose second moment cannot be had.
-        has_positions: False once a pass of one sample was heard, of which the gradient is known and no positions.
-        is_contradicted: Whether the mean gradient turned out longer than the samples' gradients allow.
-        by_chunks: Whether the values are of whole passes (``chunks``) or of samples (``layers``).
-    """
-
-    num_samples: int = 0
-    num_counted: int = 0
-    weight: float = 0.0
-    num_passes: int = 0
-    values: list[Tensor] = field(default_factory=list)
-    owners: list[tuple[str, int]] = field(default_factory=list)
-    factors: list[float] = field(default_factory=list)
-    second_moments: dict[int, Tensor] = field(default_factory=dict)
-    forms: list[tuple[Mapping[int, PerSample], float]] = field(default_factory=list)
-    strides: StrideTotals | None = None
-    gradient_sum: dict[int, Tensor] = field(default_factory=dict)
-    is_complete: bool = True
-    has_positions: bool = True
-    is_contradicted: bool = False
-    by_chunks: bool = False
-
-    def add(self, kind: str, values: Mapping[int, Tensor], factor: float) -> None:
-        """Add the squared norms of one more pass, times what makes them shares."""
-        self.values += values.values()
-        self.owners += [(kind, place) for place in values]
-        self.factors += [factor] * len(values)
-
-    def add_second_moments(self, moments: Mapping[int, Tensor], factor: float) -> None:
-        """Add one more pass's elementwise second moments, times what makes them those of samples' gradients."""
-        for place, moment in moments.items():  # fresh tensors, which may be changed in place
-            total = self.second_moments.get(place)
-            self.second_moments[place] = moment.mul_(factor) if total is None else total.add_(moment, alpha=factor)
-
-    def add_gradient(self, grads: Mapping[int, Tensor], factor: float) -> None:
-        """Add one more pass's gradient, times what turns it into a sum over samples."""
-        _add_up(self.gradient_sum, grads, factor)
-
-    def mean_gradient(self, num_parameters: int) -> list[Tensor | None]:
-        """The mean gradient by parameter, from the probe's own sum."""
-        grads = [self.gradient_sum.get(place) for place in range(num_parameters)]
-        return [None if grad is None else grad / self.weight for grad in grads]
-
-    @property
-    def per_sample(self) -> float:
-        """Factor on a gradient of unit weight that makes it a sample's: the mean over samples is to be the mean."""
-        return self.num_samples / self.weight
-
-    def sample_sqnorm(self, total: float, grad_sqnorm: float) -> float | None:
-        r"""The second moment $\frac1B\sum_i\|g_i\|^2$ of some parameters.
-
-        For ``chunks`` it is what makes their unbiased variance,
-        $(\sum_j n_j\|\bar g_j\|^2 - B\|\bar g\|^2)/(J-1)$, come out of the usual formula.
-
-        Args:
-            total: Those parameters' values times their factors, summed.
-            grad_sqnorm: $\|\bar g\|^2$ of those parameters.
-
-        Returns:
-            The second moment, or ``None`` where the passes cannot give it.
-        """
-        size, passes = self.num_samples, self.num_passes
-        if not self.is_complete or (self.by_chunks and passes < 2):
-            return None
-        if not self.by_chunks:
-            return total * self.per_sample**2 / size
-        spread = (total - self.weight * grad_sqnorm) * self.per_sample
-        return grad_sqnorm + (size - 1) / size * spread / (passes - 1)
-
-
-def _add_up(totals: dict[int, Tensor], values: Mapping[int, Tensor], factor: float) -> None:
-    """Add tensors times a factor to running totals."""
-    for place, value in values.items():
-        total = totals.get(place)
-        totals[place] = value * factor if total is None else total.add_(value, alpha=factor)
+__all__ = ["summarise"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +156,7 @@ def _projections(sums: Sums, gradient: Sequence[Tensor | None]) -> dict[int, Ten
     r"""$g_i\cdot\bar g$ of every sample that was looked at, by parameter."""
     passes: list[dict[int, Tensor]] = []
     for forms, factor in sums.forms:
-        known = {place: (form, grad) for place, form in forms.items() if (grad := gradient[place]) is not None}
+        known = {place: (kept.form, grad) for place, kept in forms.items() if (grad := gradient[place]) is not None}
         scale = factor * sums.per_sample
         passes.append({place: projections(form, _like(form, grad)) * scale for place, (form, grad) in known.items()})
     # A parameter that a pass did not use has no projection there.

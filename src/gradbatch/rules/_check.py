@@ -32,8 +32,13 @@ def check_at_least(name: str, value: int, minimum: int) -> None:
 def check_bounds(min_batch_size: int, max_batch_size: int | None) -> None:
     """Refuse bounds that no batch size can meet."""
     check_at_least("min_batch_size", min_batch_size, 1)
-    if max_batch_size is not None:
-        check_at_least("max_batch_size", max_batch_size, min_batch_size)
+    if max_batch_size is None:
+        return
+    check_at_least("max_batch_size", max_batch_size, 1)
+    if max_batch_size < min_batch_size:
+        raise InvalidInputError(
+            f"`max_batch_size` must be at least `min_batch_size`, {min_batch_size}, got {max_batch_size}"
+        )
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
