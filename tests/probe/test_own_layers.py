@@ -179,7 +179,7 @@ class TestAFormulaThatIsWrong:
         statistics, probe = train(between(Own()), torch.randn(6, 3, dtype=DOUBLE))
         assert probe.estimator == "chunks"
         assert statistics[0].sample_sqnorm is None
-        assert 'parameter "1.weight" do not add up' in caplog.text
+        assert 'the registered formula gives for parameter "1.weight" do not add up' in caplog.text
 
     @pytest.mark.parametrize("missing", ["weight", "bias"])
     def test_and_lacks_a_parameter(self, missing):

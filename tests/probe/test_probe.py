@@ -3,6 +3,7 @@
 import copy
 import gc
 import logging
+import math
 import weakref
 
 import pytest
@@ -1110,3 +1111,48 @@ def test_the_way_to_the_norms_can_be_chosen_and_is_logged(norms, how, caplog):
 def test_an_unknown_way_to_the_norms_is_refused():
     with pytest.raises(InvalidInputError, match='`norms` must be "auto", "gram" or "instantiate"'):
         Probe(nn.Linear(2, 1), {"sample_sqnorm"}, norms="fast")
+
+
+class TestSlips:
+    """What a user may get wrong in a loop that has long been measured."""
+
+    def loop(self, steps=6):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+        probe = Probe(model, {"grad_variance"})
+        for _ in range(steps):
+            self.step(probe, model, 8, 8)
+        return probe, model
+
+    @staticmethod
+    def step(probe, model, told, true):
+        with probe.measure(num_samples=told):
+            model(torch.randn(true, 3, dtype=DOUBLE)).square().mean().backward()
+        return probe.read()
+
+    @pytest.mark.parametrize("told", [4, 7, 16])
+    def test_another_number_of_samples_than_the_model_returns_is_an_error_at_any_time(self, told):
+        probe, model = self.loop()
+        with pytest.raises(MeasurementError, match=rf"`num_samples` is {told} and the model returned \(8, 2\)"):
+            self.step(probe, model, told, 8)
+        assert probe.estimator == "layers"
+        assert self.step(probe, model, 5, 5).grad_variance > 0  # and nothing is lost
+
+    @pytest.mark.parametrize("steps", [0, 6])
+    def test_a_forward_outside_of_the_block_is_an_error(self, steps):
+        probe, model = self.loop(steps)
+        loss = model(torch.randn(8, 3, dtype=DOUBLE)).square().mean()
+        with pytest.raises(MeasurementError, match="put the forward into the"), probe.measure(num_samples=8):
+            loss.backward()
+        assert probe.estimator == "layers"
+        assert self.step(probe, model, 8, 8).grad_variance > 0
+
+    @pytest.mark.parametrize("loss_scale", [0.0, -1.0, math.nan, math.inf])
+    def test_a_loss_scale_that_is_none(self, loss_scale):
+        probe, _ = self.loop(1)
+        with pytest.raises(InvalidInputError, match="`loss_scale` must be positive and finite"):
+            probe.measure(num_samples=8, loss_scale=loss_scale)
+
+    def test_one_name_in_place_of_a_set(self):
+        with pytest.raises(InvalidInputError, match='must be a set of names, got "noise_scale"'):
+            Probe(nn.Linear(2, 1), "noise_scale")

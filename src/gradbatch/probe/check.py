@@ -5,6 +5,7 @@ from torch import Tensor
 
 from gradbatch.probe.coverage import ParameterTable
 from gradbatch.probe.heard import Heard
+from gradbatch.probe.own_layers import OWN_FORMULA
 
 __all__ = ["disagreement"]
 
@@ -59,11 +60,21 @@ def disagreement(heard: Heard, table: ParameterTable, num_samples: int) -> str |
         if not is_half:
             bound = torch.maximum(bound, _CANCELLING * heard.norm_sums[place].double())
         if error > rounding * bound:
-            return (
-                f'the per-sample gradients of parameter "{table.names[place]}" do not add up to autograd\'s gradient, '
-                f"so the parameter is also used outside of {_FORWARD}"
-            )
+            return _sentence(table.names[place], is_by_formula=heard.methods.get(place) == OWN_FORMULA)
     return ""
+
+
+def _sentence(name: str, *, is_by_formula: bool) -> str:
+    """What a difference means."""
+    if is_by_formula:
+        return (
+            f'the per-sample gradients that the registered formula gives for parameter "{name}" do not add up to '
+            "autograd's gradient, so the formula is wrong, or the parameter is used elsewhere, too"
+        )
+    return (
+        f'the per-sample gradients of parameter "{name}" do not add up to autograd\'s gradient, so the parameter is '
+        f"also used outside of {_FORWARD}"
+    )
 
 
 def _rounding(*tensors: Tensor) -> float:

@@ -5,7 +5,7 @@ map). What makes a pass ours is that it was announced, or that it accumulates in
 kept apart by the pass's id, and a post-accumulate hook marks the ids that count.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import is_dataclass
 from functools import partial
@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import GraphExecGroup
 from torch.utils.hooks import RemovableHandle
 
-from gradbatch.errors import GradbatchError, InvalidInputError
+from gradbatch.errors import GradbatchError, InvalidInputError, MeasurementError
 from gradbatch.probe.chains import carried
 from gradbatch.probe.coverage import ParameterTable
 from gradbatch.probe.forms import Dense, Rows
@@ -29,7 +29,7 @@ from gradbatch.probe.layout import LayoutError, Packed
 from gradbatch.probe.learning import Learner, sentence
 from gradbatch.probe.nodes import UnknownOperationError, current_pass
 from gradbatch.probe.operations import Call, per_sample_gradients
-from gradbatch.probe.own_layers import FORMULAS
+from gradbatch.probe.own_layers import FORMULAS, OWN_FORMULA
 
 __all__ = ["Listener", "sqnorm"]
 
@@ -48,6 +48,7 @@ class Listener:
     def __init__(self, model: nn.Module, table: ParameterTable) -> None:
         self.is_own = False
         self._model = model
+        self._parts = [module for module in model.modules() if module is not model]
         self._table = table
         places = {id(parameter): place for place, parameter in enumerate(table.parameters)}
         self._own_places: dict[nn.Module, dict[str, int]] = {
@@ -71,6 +72,7 @@ class Listener:
         self._num_uses: dict[int, int] = {}
         self._unknown: set[int] = set()
         self._outputs: list[Tensor] = []
+        self._was_called = False
         self._packings: list[Packed] = []
         self._problem = ""
 
@@ -90,6 +92,8 @@ class Listener:
         is_split = plan.by_layers and plan.num_samples > 1
         if is_split and (plan.learn or self._learner.has_doubts or not plan.is_announced):
             self._handles.append(self._model.register_forward_hook(self._on_forward))
+        if is_split and plan.learn and not plan.is_announced:
+            self._handles += [module.register_forward_hook(self._on_part) for module in self._parts]
         if is_split:
             self._handles += [module.register_forward_pre_hook(self._on_recurrent) for module in self._recurrent]
             self._handles += [module.register_forward_hook(self._on_own_layer) for module in self._own_places]
@@ -109,6 +113,9 @@ class Listener:
 
         Returns:
             What each of our own backward passes said.
+
+        Raises:
+            MeasurementError: If there was one, and no forward of the model before it.
         """
         for handle in self._handles:
             handle.remove()
@@ -118,9 +125,21 @@ class Listener:
         if self.plan is not None and self.plan.by_layers:
             for heard in own:
                 self._round_up(heard, self.plan)
+        is_misplaced = bool(own) and self._is_forward_missing()
         passes.clear()  # the nodes' hooks hold it
         self._clear()
+        if is_misplaced:
+            raise MeasurementError(
+                "the model was not called between the beginning of this measurement and its backward pass: put the "
+                "forward into the `with probe.measure(...)` block, too"
+            )
         return own
+
+    def _is_forward_missing(self) -> bool:
+        """Whether the model's forward was to be followed and never came."""
+        plan = self.plan
+        follows = plan is not None and plan.by_layers and plan.num_samples > 1 and not plan.is_announced
+        return follows and not self._was_called
 
     def attach(self, roots: Iterable[Tensor]) -> None:
         """Hook the nodes below some tensors in which parameters meet samples."""
@@ -167,6 +186,11 @@ class Listener:
         heard.rounding = max(heard.rounding, _rounding(output_grads))
         with _plain_arithmetic(output_grads):
             written = FORMULAS[type(module)](module, inputs, output_grads)
+            if not isinstance(written, Mapping):
+                raise InvalidInputError(
+                    f"the formula for {type(module).__name__} gave a {type(written).__name__}: it must give a mapping "
+                    "from the names of the layer's parameters to their per-sample gradients"
+                )
             for name, place in self._own_places[module].items():
                 own, shape = written.get(name), self._table.parameters[place].shape
                 if own is None or own.shape != (plan.num_samples, *shape):
@@ -175,7 +199,7 @@ class Listener:
                         f'parameter "{name}": it must give per-sample gradients {(plan.num_samples, *shape)}'
                     )
                 rows = own[: plan.count].reshape(plan.count, -1)
-                heard.use(place, Dense(Rows(rows), shape), self._num_uses[place], plan)
+                heard.use(place, Dense(Rows(rows), shape, OWN_FORMULA), self._num_uses[place], plan)
 
     def _on_recurrent(self, module: nn.Module, args: Any) -> None:
         """Take down how sequences of unequal length are packed; layers pass one packing on to each other."""
@@ -188,11 +212,16 @@ class Listener:
     def _on_forward(self, module: nn.Module, args: Any, output: Any) -> None:
         if self._passes is None or not torch.is_grad_enabled():
             return
+        self._was_called = True
         output = vars(output) if is_dataclass(output) and not isinstance(output, dict) else output
         tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.requires_grad]
         self._outputs += tensors
         if self.plan is not None and not self.plan.is_announced:
             self.attach(tensors)
+
+    def _on_part(self, module: nn.Module, args: Any, output: Any) -> None:
+        """Notice that parts of the model are called, which then goes by chunks."""
+        self._was_called = True
 
     def _hook_grads(self, on_grad: Callable[[int, Tensor], None]) -> None:
         """Hear the parameters' own gradients."""

@@ -36,6 +36,7 @@ class Learner:
     def __init__(self, tracer: Tracer) -> None:
         self.tracer = tracer
         self.has_doubts = False
+        self._has_learned = False
         self._picks_rows = False
         self._num_silent = 0
 
@@ -52,9 +53,12 @@ class Learner:
             What was found.
         """
         trace = self.tracer.trace(roots, packings)
+        if not plan.is_announced:
+            _check_count(outputs, plan.num_samples, may_be_multiple=not self._has_learned)
         if not plan.learn and not (outputs and self._is_in_doubt(trace, plan)):
             return Traced(trace, "")
         problem = self._learn(trace, outputs, packings, plan)
+        self._has_learned |= not problem
         trace = self.tracer.trace(roots, packings)
         self._num_silent = self._num_silent + 1 if trace.unknown else 0
         may_be_uneven = bool(packings) or _picks_rows(trace, plan.num_samples)
@@ -75,20 +79,42 @@ class Learner:
         for node in trace.nodes:
             if why := _OPAQUE.get(node.name()):
                 return why
-        tensors = [output for output in outputs if output.dim() and output.is_floating_point()]
-        fitting = [output for output in tensors if len(output) == plan.num_samples]
+        fitting = _counting(outputs, plan.num_samples)
         if not fitting:
-            shapes = ", ".join(str(tuple(output.shape)) for output in outputs) or "nothing"
-            if tensors and not plan.is_announced and all(len(output) % plan.num_samples for output in tensors):
-                raise MeasurementError(
-                    f"`num_samples` is {plan.num_samples} and the model returned {shapes}: give the number of samples "
-                    "that go through the model in this pass"
-                )
-            return f"the model returned {shapes}, no tensor whose leading axis counts the {plan.num_samples} samples"
+            wanted = f"no tensor whose leading axis counts the {plan.num_samples} samples"
+            return f"the model returned {_shapes(outputs)}, {wanted}"
         try:
             return self.tracer.learn(trace, fitting, plan.num_samples, packings)
         except Exception as error:  # whatever it is, the user's training goes on
             return f"a backward pass of half of the samples failed: {sentence(error)}"
+
+
+def _counting(outputs: Sequence[Tensor], num_samples: int) -> list[Tensor]:
+    """The outputs whose leading axis counts the samples."""
+    return [output for output in outputs if output.shape[:1] == (num_samples,) and output.is_floating_point()]
+
+
+def _check_count(outputs: Sequence[Tensor], num_samples: int, *, may_be_multiple: bool) -> None:
+    """Refuse a number of samples that the user gave and that cannot be that of the outputs.
+
+    A model may have folded the positions of its samples into the leading axis; not so one whose outputs were known to
+    count the samples.
+
+    Raises:
+        MeasurementError: If it cannot be.
+    """
+    lengths = [len(output) for output in outputs if output.dim()]
+    if not lengths or num_samples in lengths or (may_be_multiple and any(n % num_samples == 0 for n in lengths)):
+        return
+    raise MeasurementError(
+        f"`num_samples` is {num_samples} and the model returned {_shapes(outputs)}: give the number of samples that go "
+        "through the model in this pass, which must be the leading axis of what it returns"
+    )
+
+
+def _shapes(outputs: Sequence[Tensor]) -> str:
+    """The shapes of the outputs, for a sentence."""
+    return ", ".join(str(tuple(output.shape)) for output in outputs) or "nothing"
 
 
 def sentence(error: Exception) -> str:

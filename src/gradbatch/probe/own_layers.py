@@ -5,13 +5,18 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["FORMULAS", "Formula", "register_formula"]
+from gradbatch.errors import InvalidInputError
+
+__all__ = ["FORMULAS", "OWN_FORMULA", "Formula", "register_formula"]
 
 Formula = Callable[[nn.Module, tuple[Any, ...], Tensor], Mapping[str, Tensor]]
 """``(layer, inputs, output_grads) -> {parameter's name: per-sample gradients [B, *shape]}``."""
 
 FORMULAS: dict[type[nn.Module], Formula] = {}
 """The formulas by type of layer, which must match exactly: a subclass may compute something else."""
+
+OWN_FORMULA = "by the formula registered for the layer"
+"""How the gradients of such a layer were come by, for the log."""
 
 
 def register_formula(layer_type: type[nn.Module]) -> Callable[[Formula], Formula]:
@@ -28,6 +33,9 @@ def register_formula(layer_type: type[nn.Module]) -> Callable[[Formula], Formula
     Returns:
         A decorator for the formula.
 
+    Raises:
+        InvalidInputError: If ``layer_type`` is no class of modules.
+
     Example:
         >>> import torch
         >>> class Scale(nn.Module):
@@ -41,6 +49,10 @@ def register_formula(layer_type: type[nn.Module]) -> Callable[[Formula], Formula
         ... def scale(layer, inputs, output_grads):
         ...     return {"factor": output_grads * inputs[0]}
     """
+    if not (isinstance(layer_type, type) and issubclass(layer_type, nn.Module)):
+        raise InvalidInputError(
+            f"`layer_type` must be a class of modules, as in @register_formula(MyLayer), got {layer_type!r}"
+        )
 
     def enter(formula: Formula) -> Formula:
         FORMULAS[layer_type] = formula

@@ -72,6 +72,10 @@ class Probe:
         sample_fraction: Part of each pass's samples to look at, its first ones, for ``layers``. The estimates stay
             unbiased for batches in random order, and their spread grows.
 
+    Attributes:
+        estimator: The one in use, ``"layers"`` or ``"chunks"``. By chunks a variance takes several passes before each
+            `read`, of `min_pieces` pieces of the batch at best; of one pass it is ``None``.
+
     Raises:
         InvalidInputError: If a quantity or estimator is unknown, or nothing is trainable.
         UnsupportedLayerError: If ``estimator="layers"`` and the model mixes samples by design.
@@ -168,7 +172,8 @@ class Probe:
             A context for the pass. Several before one `read` accumulate.
 
         Raises:
-            InvalidInputError: If ``num_samples`` is not a positive whole number, or ``weight`` is not positive.
+            InvalidInputError: If ``num_samples`` is not a positive whole number, or ``weight`` or ``loss_scale`` is not
+                positive.
             MeasurementError: If another measurement of this probe is still open.
         """
         if not isinstance(num_samples, int) or num_samples < 1:
@@ -177,6 +182,8 @@ class Probe:
             )
         if weight is not None and not 0 < weight < math.inf:
             raise InvalidInputError(f"`weight` must be positive and finite, got {weight}: leave out an empty pass")
+        if not 0 < loss_scale < math.inf:
+            raise InvalidInputError(f"`loss_scale` must be positive and finite, got {loss_scale}")
         if self._open is not None:
             raise MeasurementError("a measurement is still open: leave its `with` block before the next one")
         return Measurement(
@@ -255,15 +262,15 @@ class Probe:
                 'strides were not measured: ask for "stride_gram:<size>" or "stride_moments:<size>", and read with '
                 "`reset=False` before `select`"
             )
-        if unknown := sorted(weights.keys() - set(table.names) - set(table.layers)):
+        if unknown := [name for name in weights if name not in table.names and name not in table.layers]:
             raise InvalidInputError(f'`weights` names "{unknown[0]}", which is no layer and no parameter observed')
         sums.strides.pad(sums.num_samples)
         selected: dict[nn.Parameter, Tensor] = {}
         for place in sums.strides.places:
             own = weights.get(table.names[place], weights.get(table.layers[place]))
             if own is not None:
-                mean = sums.strides.mean(place, own, sums.num_samples)
-                selected[table.parameters[place]] = mean * (sums.strides.scale * sums.per_sample)
+                mean = sums.strides.mean(place, own, sums.num_samples, sums.per_sample)
+                selected[table.parameters[place]] = mean
         return selected
 
     def reset(self) -> None:
@@ -347,4 +354,6 @@ class Probe:
                 f'{reason}: estimator="layers" cannot measure this model, use estimator="auto" or "chunks"'
             )
         self.estimator = "chunks"
-        _logger.warning("gradient statistics by chunks, not by layers: %s", reason)
+        _logger.warning(
+            "gradient statistics by chunks, not by layers (a variance takes several passes for each batch): %s", reason
+        )

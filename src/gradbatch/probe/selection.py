@@ -123,8 +123,8 @@ class StrideTotals:
             for place in self.places
         }
 
-    def mean(self, place: int, weights: Sequence[float], num_samples: int) -> Tensor:
-        r"""The weighted mean $\sum_j w_jS_j/\sum_j w_jn_j$ of one parameter's gradients, [*shape], without the scale.
+    def mean(self, place: int, weights: Sequence[float], num_samples: int, per_sample: float) -> Tensor:
+        r"""The weighted mean $\sum_j w_jS_j/\sum_j w_jn_j$ of one parameter's gradients, [*shape].
 
         Where all weights are zero, it is zero.
 
@@ -132,6 +132,7 @@ class StrideTotals:
             place: The parameter.
             weights: $w_j$ for each stride.
             num_samples: Samples in the batch.
+            per_sample: Factor on ``scale``, see `Sums.per_sample`.
 
         Returns:
             The mean.
@@ -148,7 +149,8 @@ class StrideTotals:
         if not all(0 <= weight < math.inf for weight in weights):
             raise InvalidInputError(f"`weights` must be finite and not negative, got {list(weights)}")
         total = math.fsum(weight * count for weight, count in zip(weights, counts, strict=True))
-        shares = [weight / total if total else 0.0 for weight in weights]
+        factor = self.scale * per_sample / total if total else 0.0
+        shares = [weight * factor for weight in weights]
         if place in self.sums:
             sums = self.sums[place]
             return torch.tensordot(sums.new_tensor(shares), sums, 1)

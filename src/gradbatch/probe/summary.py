@@ -69,7 +69,7 @@ def summarise(
     if strides is not None:
         strides.pad(sums.num_samples)
         of_strides = strides.asked(quantities)
-    numbers = dict(zip(of_strides, _arrays(list(of_strides.values())), strict=True))
+    numbers = _arrays(of_strides)
     loss_value, shares, host_spreads = _on_host(sums, gradient, momenta, loss, quantities, spreads)
     is_exact = sums.is_complete and not sums.by_chunks and sums.num_counted == sums.num_samples
     if is_exact and _is_contradicted(sums, shares):
@@ -252,10 +252,12 @@ def _to_host(numbers: Sequence[Tensor]) -> list[float]:
     return torch.stack([number.detach().to(numbers[-1].device, torch.float64) for number in numbers]).tolist()
 
 
-def _arrays(tensors: Sequence[Tensor]) -> list[Floats]:
-    """The same of small tensors of any shape, in one more copy."""
-    if not tensors:
-        return []
-    packed = torch.cat([tensor.detach().double().reshape(-1) for tensor in tensors]).cpu()
-    parts = packed.split([tensor.numel() for tensor in tensors])
-    return [part.view(tensor.shape).numpy() for part, tensor in zip(parts, tensors, strict=True)]
+def _arrays(tensors: Mapping[tuple[str, int], Tensor]) -> dict[tuple[str, int], Floats]:
+    """The same of small tensors, those of one kind being of one shape, in a copy for each kind."""
+    arrays: dict[tuple[str, int], Floats] = {}
+    for kind in dict.fromkeys(kind for kind, _ in tensors):
+        own = {key: tensor for key, tensor in tensors.items() if key[0] == kind}
+        device = next(iter(own.values())).device  # of a model on several, the first one's
+        packed = torch.stack([tensor.detach().to(device, torch.float64) for tensor in own.values()])
+        arrays |= zip(own, packed.cpu().numpy(), strict=True)
+    return arrays
