@@ -136,17 +136,17 @@ def _list(values: dict[str, Any]) -> int:
 
     print("tasks")
     for task in TASKS.values():
-        print(f"  {task.name:15}{task.summary}")
+        print(f"  {task.name:20}{task.summary}")
         defaults = f"lr {task.lr:g}, momentum {task.momentum:g}, {task.epochs} epochs"
-        print(f"  {'':15}models {', '.join(task.models)}; by default {task.models[0]}, {defaults}")
+        print(f"  {'':20}models {', '.join(task.models)}; by default {task.models[0]}, {defaults}")
     print("\nrules, with what --set can change and its default")
     for name, rule in RULES.items():
         summary = (rule.__doc__ or "").partition("\n")[0]
-        print(f"  {name:15}{summary}")
+        print(f"  {name:20}{summary}")
         for key, default in rule_parameters(rule).items():
             # As a shell takes it after --set.
             text = shlex.quote(default) if isinstance(default, str) else default
-            print(f"  {'':15}{key}={text}")
+            print(f"  {'':20}{key}={text}")
     return 0
 
 

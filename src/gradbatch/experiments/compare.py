@@ -83,7 +83,8 @@ class Results:
     def notes(self) -> list[str]:
         """What one has to know to read the table, in sentences."""
         notes = [
-            "Samples, updates and seconds are those to the first evaluation, at an epoch’s end, with that accuracy."
+            "Samples, updates and seconds are those to the first evaluation, at an epoch’s end, with that accuracy.",
+            "Runs may have shared the machine, so that seconds compare roughly.",
         ]
         if self.is_own_target and self.target is not None:
             notes.insert(
