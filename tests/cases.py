@@ -50,6 +50,8 @@ RULES: dict[str, Callable[[], gb.Rule[Any]]] = {
     "goodput for adam": lambda: gb.Goodput(
         base_batch_size=8, max_batch_size=300, improvement=1.0, lr_power=0.5, decay=0.9, growth=1.5
     ),
+    "noise scale for adam": lambda: gb.NoiseScale(decay=0.5, preconditioned=True, max_batch_size=300),
+    "goodput of pollux": lambda: gb.Goodput(base_batch_size=8, max_batch_size=300, preconditioned=True),
     "noise floor": gb.NoiseFloor,
     "noise floor without a guard": lambda: gb.NoiseFloor(
         horizon=0.1, min_batch_size=8, max_batch_size=300, decay=0.5, growth=2.0, min_decrease=0.0, guard=False
@@ -108,7 +110,7 @@ def _moments(variance: float, grad_sqnorm: float, num_samples: int) -> dict[str,
     """All quantities of a batch whose variance lies along the gradient."""
     if num_samples < 2:
         whole = dict.fromkeys(("sample_sqnorm", "grad_sqnorm", "momentum_projection"), grad_sqnorm)
-        return {**whole, "position_sqnorm": None}
+        return {**whole, "position_sqnorm": None, "preconditioned_variance": None, "preconditioned_sqnorm": None}
     unbiased = num_samples / (num_samples - 1) * variance
     signal = grad_sqnorm - unbiased / num_samples
     return {
@@ -120,6 +122,8 @@ def _moments(variance: float, grad_sqnorm: float, num_samples: int) -> dict[str,
         "diagonal_projection_variance": unbiased * grad_sqnorm,
         "momentum_projection": grad_sqnorm,
         "position_sqnorm": 0.5 * variance + grad_sqnorm,
+        "preconditioned_variance": 0.5 * unbiased,
+        "preconditioned_sqnorm": 0.5 * grad_sqnorm,
     }
 
 

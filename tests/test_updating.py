@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gradbatch.updating import borrowed_lr, learning_rates, momenta_of, momentum_of, parameters_of
+from gradbatch.updating import borrowed_lr, learning_rates, momenta_of, momentum_of, parameters_of, preconditioners_of
 
 
 def parameters() -> list[nn.Parameter]:
@@ -144,3 +144,29 @@ def test_a_scheduler_keeps_its_own() -> None:
             optimizer.step()
         scheduler.step()
         assert learning_rates(optimizer) == (expected,)
+
+
+@pytest.mark.parametrize("amsgrad", [False, True])
+def test_the_preconditioner_of_adam_is_what_its_update_divides_by(amsgrad: bool) -> None:
+    torch.manual_seed(0)
+    weight = nn.Parameter(torch.randn(4, dtype=torch.float64))
+    optimizer = torch.optim.Adam([weight], lr=0.1, betas=(0.0, 0.99), eps=1e-3, amsgrad=amsgrad)
+    for step in range(8):
+        factor = preconditioners_of(optimizer, [weight])[0]
+        assert (factor is None) == (step < 5)
+        weight.grad = torch.randn(4, dtype=torch.float64) * (step + 1) ** -2
+        optimizer.step()
+    # Without momentum the update is lr * p * gradient, with p of after the update.
+    before, grad = weight.detach().clone(), weight.grad.clone()
+    state = {name: value.clone() for name, value in optimizer.state[weight].items()}
+    weight.grad = grad
+    optimizer.step()
+    moved = before - weight.detach()
+    assert torch.allclose(preconditioners_of(optimizer, [weight])[0] * grad * 0.1, moved, rtol=1e-12, atol=0)
+    assert float(state["step"]) == 8
+
+
+def test_the_preconditioner_of_sgd_is_one_and_of_others_unknown() -> None:
+    weight = nn.Parameter(torch.ones(3))
+    assert torch.equal(preconditioners_of(torch.optim.SGD([weight], lr=0.1), [weight])[0], torch.ones(3))
+    assert preconditioners_of(torch.optim.RMSprop([weight]), [weight]) == [None]

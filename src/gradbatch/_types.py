@@ -41,6 +41,8 @@ QUANTITIES = (
     "diagonal_projection_variance",
     "momentum_projection",
     "position_sqnorm",
+    "preconditioned_variance",
+    "preconditioned_sqnorm",
 )
 """Names of the scalar quantities that a rule may ask for; ``"layers"`` and ``"groups"`` ask for them in parts."""
 
@@ -89,6 +91,8 @@ class LayerStatistics:
         diagonal_projection_variance: $\sum_d \bar g_d^2\operatorname{var}_d$.
         momentum_projection: $\bar g\cdot(\rho\,b+\bar g)$ with momentum buffer $b$.
         position_sqnorm: $\frac1B\sum_i\sum_t\|g_{it}\|^2$.
+        preconditioned_variance: $\sum_d p_d^2\operatorname{var}_d$.
+        preconditioned_sqnorm: $\sum_d p_d^2\bar g_d^2$.
     """
 
     num_samples: int
@@ -100,6 +104,8 @@ class LayerStatistics:
     diagonal_projection_variance: float | None = None
     momentum_projection: float | None = None
     position_sqnorm: float | None = None
+    preconditioned_variance: float | None = None
+    preconditioned_sqnorm: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +129,10 @@ class Statistics:
         momentum_projection: $\bar g\cdot(\rho\,b + \bar g)$ with the optimizer's momentum buffer $b$.
         position_sqnorm: $\frac1B\sum_i\sum_t\|g_{it}\|^2$, where $g_i=\sum_tg_{it}$ over the positions of an image or a
             sequence: ``sample_sqnorm`` without the products between positions, in squared gradient units.
+        preconditioned_variance: $\sum_d p_d^2\operatorname{var}_d$ with unbiased variances and the factor that the
+            optimizer puts on the gradient: $p_d=1/(\sqrt{\hat v_d}+\epsilon)$ of Adam as it stood before the update
+            (the variance then has no unit), and 1 for SGD; ``None`` for others, and until Adam has made five steps.
+        preconditioned_sqnorm: $\sum_d p_d^2\bar g_d^2$, likewise.
         layers: The same per layer, by the layer's name, when ``"layers"`` was asked for.
         groups: The same per parameter group of the optimizer, when ``"groups"`` was asked for.
         strides: Sums over strides of the samples, by the parameters' names, when they were asked for.
@@ -139,6 +149,8 @@ class Statistics:
     diagonal_projection_variance: float | None = None
     momentum_projection: float | None = None
     position_sqnorm: float | None = None
+    preconditioned_variance: float | None = None
+    preconditioned_sqnorm: float | None = None
     layers: Mapping[str, LayerStatistics] | None = None
     groups: tuple[LayerStatistics, ...] | None = None
     strides: Mapping[str, Strides] | None = None
@@ -233,6 +245,8 @@ class Record:
         diagonal_projection_variance: See `Statistics`.
         momentum_projection: See `Statistics`.
         position_sqnorm: See `Statistics`.
+        preconditioned_variance: See `Statistics`.
+        preconditioned_sqnorm: See `Statistics`.
         group_lrs: Learning rates of all parameter groups, where there are several.
         groups: See `Statistics`.
         numbers: What stands behind the reason, see `Decision`.
@@ -261,6 +275,8 @@ class Record:
     diagonal_projection_variance: float | None = None
     momentum_projection: float | None = None
     position_sqnorm: float | None = None
+    preconditioned_variance: float | None = None
+    preconditioned_sqnorm: float | None = None
     group_lrs: tuple[float, ...] = ()
     groups: tuple[LayerStatistics, ...] | None = None
     numbers: Mapping[str, float] = field(default_factory=dict)

@@ -7,8 +7,8 @@ from torch.optim import Optimizer
 
 from gradbatch._types import Statistics
 from gradbatch.errors import MeasurementError, UnsupportedLayerError
-from gradbatch.probe import BY_LAYERS, Estimator, Measurement, Probe
-from gradbatch.updating import momenta_of, parameters_of
+from gradbatch.probe import BY_LAYERS, PRECONDITIONED, Estimator, Measurement, Probe
+from gradbatch.updating import momenta_of, parameters_of, preconditioners_of
 
 __all__ = ["Meter"]
 
@@ -33,7 +33,7 @@ class Meter:
         self._trainable: list[list[nn.Parameter]] = []
         self._probe: Probe | None = None
         self._is_asked = False
-        self._needs_momenta = False
+        self._needs_momenta = self._needs_preconditioners = False
         self._measurement: Measurement | None = None
 
     @property
@@ -60,6 +60,7 @@ class Meter:
             quantities |= {"grad_variance"}  # without which a missing noise scale could mean two things
         self._is_asked = bool(quantities)
         self._needs_momenta = "momentum_projection" in quantities
+        self._needs_preconditioners = not quantities.isdisjoint(PRECONDITIONED)
         if not self._is_asked:
             return
         trainable = [[p for p in group if p.requires_grad] for group in parameters_of(self._optimizer)]
@@ -116,7 +117,8 @@ class Meter:
                 "no gradient reached a parameter that `optimizer` holds: compute `loss` from the output of `model`"
             )
         momenta = momenta_of(self._optimizer, self._probe.parameters) if self._needs_momenta else ()
-        return self._probe.read(loss=loss, gradient=gradient, momenta=momenta, reset=False)
+        factors = preconditioners_of(self._optimizer, self._probe.parameters) if self._needs_preconditioners else ()
+        return self._probe.read(loss=loss, gradient=gradient, momenta=momenta, preconditioners=factors, reset=False)
 
     def select(self, weights: Mapping[str, Sequence[float]]) -> None:
         """Put the mean over some of the batch's samples in place of the gradient; see `Probe.select`.

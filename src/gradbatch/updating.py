@@ -1,8 +1,9 @@
 """Apply: what is read from an optimizer, and how it is made to step."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,16 @@ from torch.optim import Optimizer
 
 from gradbatch.errors import MeasurementError
 
-__all__ = ["Updater", "borrowed_lr", "description_of", "learning_rates", "momenta_of", "momentum_of", "parameters_of"]
+__all__ = [
+    "Updater",
+    "borrowed_lr",
+    "description_of",
+    "learning_rates",
+    "momenta_of",
+    "momentum_of",
+    "parameters_of",
+    "preconditioners_of",
+]
 
 
 def parameters_of(optimizer: Optimizer) -> list[list[nn.Parameter]]:
@@ -46,6 +56,35 @@ def momenta_of(optimizer: Optimizer, parameters: Sequence[nn.Parameter]) -> list
         None if buffer is None else buffer * decays[parameter]
         for parameter, buffer in zip(parameters, buffers, strict=True)
     ]
+
+
+def preconditioners_of(optimizer: Optimizer, parameters: Sequence[nn.Parameter]) -> list[Tensor | None]:
+    r"""The factor that the coming update puts on each number of the gradient, but for the learning rate and averages.
+
+    It is $1/(\sqrt{\hat v}+\epsilon)$ for Adam, with the bias-corrected second moment $\hat v$ as the last update left
+    it, and 1 for SGD.
+
+    Returns:
+        A tensor for each parameter. It is ``None`` for other optimizers, which are not known here, and for Adam in its
+        first steps, in which $\hat v$ is little more than the noise of a few gradients (AdaptDL, too, waits for five).
+    """
+    if isinstance(optimizer, torch.optim.SGD):
+        return [torch.ones_like(parameter) for parameter in parameters]
+    groups = {p: group for group in optimizer.param_groups for p in group["params"]}
+    return [_of_adam(optimizer.state.get(parameter, {}), groups[parameter]) for parameter in parameters]
+
+
+def _of_adam(state: Mapping[str, Any], group: Mapping[str, Any]) -> Tensor | None:
+    """The factor for one parameter, from what Adam keeps for it."""
+    moment, step = state.get("max_exp_avg_sq", state.get("exp_avg_sq")), float(state.get("step", 0))
+    if moment is None or step < _ADAM_STEPS:
+        return None
+    correction = 1 - group["betas"][1] ** step
+    return (moment / correction).sqrt_().add_(group["eps"]).reciprocal_()
+
+
+_ADAM_STEPS = 5
+"""Updates after which Adam's second moments are taken for what they estimate."""
 
 
 @contextmanager

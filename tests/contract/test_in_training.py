@@ -11,6 +11,7 @@ from torch import nn
 
 import gradbatch as gb
 from cases import ONE_RATE, RULES, WRAPPERS, progress
+from gradbatch.probe import BY_LAYERS
 
 SAMPLES, STEPS, BAD = 50, 16, 5
 """An epoch ends with a short batch; the loss of the micro-batch ``BAD`` is nan."""
@@ -25,7 +26,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-NEEDS_SAMPLES = ("projection_variance", "diagonal_projection_variance", "position_sqnorm")
+NEEDS_SAMPLES = BY_LAYERS
 """What only per-sample gradients give, and strides likewise."""
 
 

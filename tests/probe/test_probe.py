@@ -19,6 +19,7 @@ from gradbatch.errors import InvalidInputError, MeasurementError, UnsupportedLay
 from gradbatch.probe.reference import per_sample_gradients, reference_statistics
 
 MOMENTS = ("grad_sqnorm", "sample_sqnorm", "grad_variance", "noise_scale")
+OF_LAYERS = ("position_sqnorm", "preconditioned_variance", "preconditioned_sqnorm")
 DOUBLE = torch.float64
 
 
@@ -305,7 +306,7 @@ class TestProjections:
         statistics = measured(Probe(model, QUANTITIES, estimator="chunks"), model, *data(6, 6), [3, 3])
         assert [name for name in QUANTITIES if getattr(statistics, name) is None] == [
             *PROJECTIONS[:2],
-            "position_sqnorm",
+            *OF_LAYERS,
         ]
 
 
@@ -906,7 +907,7 @@ class TestBadInput:
     def test_every_quantity_can_be_measured(self):
         model = mlp()
         statistics = measured(Probe(model, QUANTITIES), model, *data(6, 6), [6])
-        assert [name for name in QUANTITIES if getattr(statistics, name) is None] == []
+        assert [name for name in QUANTITIES if getattr(statistics, name) is None] == [*OF_LAYERS[1:]]  # for want of a p
 
     def test_unknown_estimator(self):
         with pytest.raises(InvalidInputError, match=r'`estimator` must be .* got "?\'?exact'):
@@ -1156,3 +1157,35 @@ class TestSlips:
     def test_one_name_in_place_of_a_set(self):
         with pytest.raises(InvalidInputError, match='must be a set of names, got "noise_scale"'):
             Probe(nn.Linear(2, 1), "noise_scale")
+
+
+@pytest.mark.parametrize("cut", [[6], [2, 4], [1, 5]], ids=str)
+def test_preconditioned_moments_are_their_definitions(cut):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)).double()
+    inputs, targets = torch.randn(6, 5, dtype=DOUBLE), torch.randint(3, (6,))
+    factors = [torch.rand_like(p) + 0.1 for p in model.parameters()]
+    probe = Probe(model, {"preconditioned_variance", "preconditioned_sqnorm", "layers"})
+    for x, t in zip(inputs.split(cut), targets.split(cut), strict=True):
+        with probe.measure(num_samples=len(x)):
+            F.cross_entropy(model(x), t).backward()
+    statistics = probe.read(preconditioners=factors)
+
+    def loss_of(model, sample):
+        return F.cross_entropy(model(sample[0]), sample[1])
+
+    samples = list(zip(inputs.split(1), targets.split(1), strict=True))
+    rows = [torch.stack(own).flatten(1) for own in zip(*per_sample_gradients(model, loss_of, samples), strict=True)]
+    weighted = [own * p.flatten() for own, p in zip(rows, factors, strict=True)]
+    for layer, own in {"0": weighted[:2], "2": weighted[2:], None: weighted}.items():
+        got = statistics if layer is None else statistics.layers[layer]
+        assert got.preconditioned_variance == pytest.approx(sum(r.var(0).sum().item() for r in own), rel=1e-10)
+        assert got.preconditioned_sqnorm == pytest.approx(sum(r.mean(0).square().sum().item() for r in own), rel=1e-10)
+
+
+def test_a_parameter_without_a_preconditioner_leaves_none():
+    model = nn.Linear(3, 2)
+    probe = Probe(model, {"preconditioned_variance"})
+    with probe.measure(num_samples=4):
+        model(torch.randn(4, 3)).square().mean().backward()
+    assert probe.read(preconditioners=[torch.ones(2, 3), None]).preconditioned_variance is None

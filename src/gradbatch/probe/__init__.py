@@ -10,8 +10,17 @@ from gradbatch.probe.comparison import Comparison, check
 from gradbatch.probe.measurement import Measurement
 from gradbatch.probe.own_layers import register_formula
 from gradbatch.probe.probe import Estimator, Probe
-from gradbatch.probe.quantities import BY_LAYERS
+from gradbatch.probe.quantities import BY_LAYERS, PRECONDITIONED
 
-__all__ = ["BY_LAYERS", "Comparison", "Estimator", "Measurement", "Probe", "check", "register_formula"]
+__all__ = [
+    "BY_LAYERS",
+    "PRECONDITIONED",
+    "Comparison",
+    "Estimator",
+    "Measurement",
+    "Probe",
+    "check",
+    "register_formula",
+]
 
 del _convolution, _elementwise, _lookups, _normalisation, _products, _recurrent

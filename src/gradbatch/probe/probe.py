@@ -15,7 +15,7 @@ from gradbatch.probe.heard import Heard, Plan
 from gradbatch.probe.hooks import Listener
 from gradbatch.probe.measurement import Measurement
 from gradbatch.probe.operations import ONE_BY_ONE
-from gradbatch.probe.quantities import checked, stride_of
+from gradbatch.probe.quantities import ELEMENTWISE, checked, stride_of
 from gradbatch.probe.summary import summarise
 from gradbatch.probe.sums import Sums
 
@@ -202,9 +202,10 @@ class Probe:
         loss: Tensor | float = math.nan,
         gradient: Sequence[Tensor | None] | None = None,
         momenta: Sequence[Tensor | None] = (),
+        preconditioners: Sequence[Tensor | None] = (),
         reset: bool = True,
     ) -> Statistics:
-        """The statistics of all measurements since the last `read`.
+        r"""The statistics of all measurements since the last `read`.
 
         Args:
             loss: Mean loss over the samples, if the statistics shall carry it.
@@ -212,6 +213,8 @@ class Probe:
                 caller accumulated it; by default the probe's own sum.
             momenta: What momentum carries over to the coming update, one tensor for each of `parameters`, for
                 ``momentum_projection``.
+            preconditioners: The factor on each number of the gradient, $p$, one tensor for each of `parameters`, for
+                ``preconditioned_variance`` and ``preconditioned_sqnorm``.
             reset: Start anew after this. Without it, the next measurements join these.
 
         Returns:
@@ -231,7 +234,7 @@ class Probe:
             )
         if gradient is None:
             gradient = sums.mean_gradient(len(self.parameters))
-        statistics = summarise(sums, gradient, loss, self._table, self._quantities, momenta)
+        statistics = summarise(sums, gradient, loss, self._table, self._quantities, momenta, preconditioners)
         if sums.is_contradicted:
             _logger.warning(
                 "this batch's mean gradient is longer than its samples' gradients can make it, so something else was "
@@ -296,7 +299,7 @@ class Probe:
                 learn=learn,
                 keep_grads=learn or measurement.keep_gradient,
                 sum_grads=measurement.keep_gradient,
-                second_moments="diagonal_projection_variance" in self._quantities,
+                second_moments=not self._quantities.isdisjoint(ELEMENTWISE),
                 position_sqnorms="position_sqnorm" in self._quantities,
                 keep_for_projections="projection_variance" in self._quantities,
                 keep_for_strides=self._stride > 0 and not sum_strides,

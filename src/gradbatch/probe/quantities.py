@@ -5,9 +5,23 @@ from collections.abc import Iterable
 from gradbatch._types import QUANTITIES, STRIDE_QUANTITIES
 from gradbatch.errors import InvalidInputError
 
-__all__ = ["BY_LAYERS", "checked", "stride_of"]
+__all__ = ["BY_LAYERS", "ELEMENTWISE", "PRECONDITIONED", "checked", "stride_of"]
 
-BY_LAYERS = frozenset({"projection_variance", "diagonal_projection_variance", "position_sqnorm"})
+PRECONDITIONED = frozenset({"preconditioned_variance", "preconditioned_sqnorm"})
+"""What weighs each number of the gradient by what the optimizer knows of it."""
+
+ELEMENTWISE = PRECONDITIONED | {"diagonal_projection_variance"}
+"""What takes elementwise second moments."""
+
+BY_LAYERS = frozenset(
+    {
+        "projection_variance",
+        "diagonal_projection_variance",
+        "position_sqnorm",
+        "preconditioned_variance",
+        "preconditioned_sqnorm",
+    }
+)
 """What cannot be estimated from pieces of a batch (``chunks``); beside it, all of strides."""
 
 _MEASURED = frozenset(QUANTITIES) | {"layers", "groups"}

@@ -13,6 +13,7 @@ from gradbatch._types import Floats, LayerStatistics, Statistics
 from gradbatch.probe.coverage import ParameterTable
 from gradbatch.probe.forms import PerSample
 from gradbatch.probe.moments import projections
+from gradbatch.probe.quantities import PRECONDITIONED
 from gradbatch.probe.sums import Sums
 
 __all__ = ["summarise"]
@@ -42,6 +43,7 @@ def summarise(
     table: ParameterTable,
     quantities: frozenset[str],
     momenta: Sequence[Tensor | None] = (),
+    preconditioners: Sequence[Tensor | None] = (),
 ) -> Statistics:
     r"""The statistics behind the sums, with the one copy from device to host.
 
@@ -52,6 +54,7 @@ def summarise(
         table: The parameters.
         quantities: What was asked for.
         momenta: What momentum carries over to the update, $\rho\,b$ by parameter, for ``momentum_projection``.
+        preconditioners: $p$ by parameter, for ``preconditioned_variance``.
 
     Returns:
         The statistics, with ``None`` for what was not asked for and for what the passes cannot give.
@@ -70,7 +73,10 @@ def summarise(
         strides.pad(sums.num_samples)
         of_strides = strides.asked(quantities)
     numbers = _arrays(of_strides)
-    loss_value, shares, host_spreads = _on_host(sums, gradient, momenta, loss, quantities, spreads)
+    grads = {place: grad for place, grad in enumerate(gradient) if grad is not None}
+    pairs = _weighted(sums, grads, preconditioners, quantities)
+    dots = _dots(grads, momenta) if "momentum_projection" in quantities else {}
+    loss_value, shares, host_spreads = _on_host(sums, grads, loss, pairs, dots, spreads)
     is_exact = sums.is_complete and not sums.by_chunks and sums.num_counted == sums.num_samples
     if is_exact and _is_contradicted(sums, shares):
         sums.is_contradicted, sums.is_complete = True, False
@@ -95,27 +101,26 @@ def _statistics(sums: Sums, parts: Mapping[Any, Mapping[str, Any]]) -> dict[Any,
 
 def _on_host(
     sums: Sums,
-    gradient: Sequence[Tensor | None],
-    momenta: Sequence[Tensor | None],
+    grads: Mapping[int, Tensor],
     loss: Tensor | float,
-    quantities: frozenset[str],
+    pairs: Mapping[str, Mapping[int, tuple[Tensor, Tensor]]],
+    dots: Mapping[int, Tensor],
     spreads: Sequence[Tensor],
 ) -> tuple[float, _Shares, list[float]]:
     """The loss, the shares and the spreads as numbers: the one point at which the host waits for the device."""
-    grads = {place: grad for place, grad in enumerate(gradient) if grad is not None}
     norms = _norms(list(grads.values()))
-    diagonal = _diagonal(sums, grads) if "diagonal_projection_variance" in quantities else {}
-    dots = _dots(grads, momenta) if "momentum_projection" in quantities else {}
-    pairs = [tensor for pair in diagonal.values() for tensor in pair]
-    tensors = [torch.as_tensor(loss), *norms, *sums.values, *pairs, *dots.values(), *spreads]
-    numbers = iter(_to_host(tensors))
+    flat = [tensor for of_kind in pairs.values() for pair in of_kind.values() for tensor in pair]
+    numbers = iter(_to_host([torch.as_tensor(loss), *norms, *sums.values, *flat, *dots.values(), *spreads]))
     loss_value = next(numbers)
     shares: _Shares = {"grad": {place: next(numbers) ** 2 for place in grads}, "sample": {}, "position": {}}
     for (kind, place), factor in zip(sums.owners, sums.factors, strict=True):
         shares[kind][place] = shares[kind].get(place, 0.0) + next(numbers) * factor
     unbiased = sums.num_samples / max(1, sums.num_samples - 1)
     second = sums.per_sample**2 / sums.num_samples
-    shares["diagonal"] = {place: unbiased * (next(numbers) * second - next(numbers)) for place in diagonal}
+    for kind, of_kind in pairs.items():
+        both = {place: (next(numbers) * second, next(numbers)) for place in of_kind}
+        shares[kind] = {place: unbiased * (moment - square) for place, (moment, square) in both.items()}
+        shares[f"{kind} grad"] = {place: square for place, (_, square) in both.items()}
     shares["momentum"] = {place: next(numbers) for place in dots}
     return loss_value, shares, list(numbers)
 
@@ -127,21 +132,35 @@ def _norms(grads: list[Tensor]) -> Sequence[Tensor]:
     return torch._foreach_norm(grads, dtype=torch.float32 if is_half else None) if grads else []
 
 
-def _diagonal(sums: Sums, grads: Mapping[int, Tensor]) -> dict[int, tuple[Tensor, Tensor]]:
-    r"""$\sum_d\bar g_d^2\sum_i g_{id}^2$ and $\sum_d\bar g_d^4$ by parameter, whose difference has the variances."""
+def _weighted(
+    sums: Sums,
+    grads: Mapping[int, Tensor],
+    preconditioners: Sequence[Tensor | None],
+    quantities: frozenset[str],
+) -> dict[str, dict[int, tuple[Tensor, Tensor]]]:
+    r"""$\sum_d w_d\sum_i g_{id}^2$ and $\sum_d w_d\bar g_d^2$ by parameter, whose difference has the variances."""
+    # "diagonal" has the gradient's squares for weights, "preconditioned" those of p, where all parameters have one.
+    places = [place for place in sums.second_moments if place in grads]
+    factors: dict[str, Mapping[int, Tensor]] = {}
+    if "diagonal_projection_variance" in quantities:
+        factors["diagonal"] = grads
+    known = {place: own for place, own in enumerate(preconditioners) if own is not None}
+    if not quantities.isdisjoint(PRECONDITIONED) and known.keys() >= grads.keys():
+        factors["preconditioned"] = known
     return {
-        place: _weighted_squares(grads[place].to_dense().to(moment.dtype).reshape(-1), moment.reshape(-1))
-        for place, moment in sums.second_moments.items()
-        if place in grads
+        kind: {place: _weighted_sums(own[place], grads[place], sums.second_moments[place]) for place in places}
+        for kind, own in factors.items()
     }
 
 
-def _weighted_squares(grad: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
-    """The sums of a vector's squares times another, and times themselves, in pieces that stay in cache."""
+def _weighted_sums(factor: Tensor, grad: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
+    """The sums of a second moment, and of a gradient's squares, times the squares of a factor."""
+    flat = [tensor.to_dense().to(moment.dtype).reshape(-1).split(_IN_CACHE) for tensor in (factor, grad, moment)]
     pairs = []
-    for own, other in zip(grad.split(_IN_CACHE), moment.split(_IN_CACHE), strict=True):
-        squares = own.square()
-        pairs.append(torch.stack([torch.dot(squares, other), torch.dot(squares, squares)]))
+    for own, grads, moments in zip(*flat, strict=True):
+        weights = own.square()
+        squares = weights if factor is grad else grads.square()
+        pairs.append(torch.stack([torch.dot(weights, moments), torch.dot(weights, squares)]))
     first, second = (pairs[0] if len(pairs) == 1 else torch.stack(pairs).sum(0)).unbind()
     return first, second
 
@@ -233,6 +252,10 @@ def _asked(
         values["projection_variance"] = spread
     if "diagonal_projection_variance" in quantities and sums.second_moments:
         values["diagonal_projection_variance"] = totals["diagonal"]
+    if "preconditioned_variance" in quantities:
+        values["preconditioned_variance"] = totals.get("preconditioned")
+    if "preconditioned_sqnorm" in quantities:
+        values["preconditioned_sqnorm"] = totals.get("preconditioned grad")
     return values
 
 

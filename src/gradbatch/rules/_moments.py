@@ -1,12 +1,22 @@
 """Averages of the gradient's variance and squared norm, from which gains and noise scales are computed."""
 
 import math
+from dataclasses import replace
 from typing import TypedDict
 
 from gradbatch._types import Statistics
 from gradbatch.estimators import DebiasedEma, Ema, RunningMean, adascale_gain
 
-__all__ = ["Moments", "average", "average_as_adascale", "gain_of", "has_moments", "no_moments"]
+__all__ = [
+    "Moments",
+    "average",
+    "average_as_adascale",
+    "gain_of",
+    "has_moments",
+    "no_moments",
+    "quantities",
+    "seen_by_optimizer",
+]
 
 
 class Moments(TypedDict):
@@ -17,6 +27,19 @@ class Moments(TypedDict):
 
     variance: RunningMean
     signal: RunningMean
+
+
+def quantities(*, preconditioned: bool) -> frozenset[str]:
+    """What the averages are of, as the optimizer's preconditioner leaves it or as it is."""
+    kind = "preconditioned" if preconditioned else "grad"
+    return frozenset({f"{kind}_variance", f"{kind}_sqnorm"})
+
+
+def seen_by_optimizer(statistics: Statistics) -> Statistics:
+    """The statistics with the preconditioned moments in place of the plain ones."""
+    return replace(
+        statistics, grad_variance=statistics.preconditioned_variance, grad_sqnorm=statistics.preconditioned_sqnorm
+    )
 
 
 def no_moments() -> Moments:

@@ -6,7 +6,15 @@ from typing import TypedDict
 
 from gradbatch._types import Decision, Progress, Rule, Statistics
 from gradbatch.rules._check import check_above, check_at_least, check_decay, check_from
-from gradbatch.rules._moments import Moments, average, gain_of, has_moments, no_moments
+from gradbatch.rules._moments import (
+    Moments,
+    average,
+    gain_of,
+    has_moments,
+    no_moments,
+    quantities,
+    seen_by_optimizer,
+)
 from gradbatch.rules._sizes import hold, largest_size
 from gradbatch.rules._step_times import StepTimes, TimeFit, fit, no_times, observe
 
@@ -63,6 +71,8 @@ class Goodput(Rule[GoodputState]):
         lr_power: $p\ge0$; 0 leaves the learning rate alone.
         decay: Of the averages, per $M_0$ samples, in [0, 1).
         growth: How far beyond the largest size that was timed, as a factor above 1.
+        preconditioned: Take variance and gradient as Adam's preconditioner $P$ leaves them,
+            $\operatorname{tr}(P\Sigma P)$ and $\|PG\|^2$, as the source does; for SGD $P=I$.
     """
 
     base_batch_size: int | None = None
@@ -71,6 +81,7 @@ class Goodput(Rule[GoodputState]):
     lr_power: float = 1.0
     decay: float = 0.999
     growth: float = 2.0
+    preconditioned: bool = False
 
     def __post_init__(self) -> None:
         if self.base_batch_size is not None:
@@ -84,7 +95,7 @@ class Goodput(Rule[GoodputState]):
 
     def requires(self, progress: Progress) -> frozenset[str]:
         """Variance and squared norm."""
-        return frozenset({"grad_variance", "grad_sqnorm"})
+        return quantities(preconditioned=self.preconditioned)
 
     def init(self) -> GoodputState:
         """Nothing seen."""
@@ -92,6 +103,8 @@ class Goodput(Rule[GoodputState]):
 
     def update(self, statistics: Statistics, progress: Progress, state: GoodputState) -> tuple[Decision, GoodputState]:
         """Time the update, average the moments, and move to a better size; see the class."""
+        if self.preconditioned:
+            statistics = seen_by_optimizer(statistics)
         if not has_moments(statistics):
             return hold("goodput", progress, "this batch has no finite variance"), state
         base = state["base"] or self.base_batch_size or progress.batch_size

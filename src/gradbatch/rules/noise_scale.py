@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from gradbatch._types import Decision, Progress, Rule, Statistics
 from gradbatch.rules._check import check_at_most, check_bounds, check_decay, check_positive
-from gradbatch.rules._moments import Moments, average, no_moments
+from gradbatch.rules._moments import Moments, average, no_moments, quantities, seen_by_optimizer
 from gradbatch.rules._sizes import bounded, hold, largest_size, measured, ratio
 
 __all__ = ["NoiseScale"]
@@ -39,6 +39,8 @@ class NoiseScale(Rule[Moments]):
         power: $p$, in (0, 1].
         min_batch_size: In samples.
         max_batch_size: In samples; ``None`` for the size of the data set, which is a bound in any case.
+        preconditioned: Take variance and gradient as Adam's preconditioner $P$ leaves them,
+            $\operatorname{tr}(P\Sigma P)$ and $\|PG\|^2$; Pollux' form, not of this source.
     """
 
     decay: float = 0.99
@@ -46,6 +48,7 @@ class NoiseScale(Rule[Moments]):
     power: float = 1.0
     min_batch_size: int = 1
     max_batch_size: int | None = None
+    preconditioned: bool = False
 
     def __post_init__(self) -> None:
         check_decay(self.decay)
@@ -55,7 +58,7 @@ class NoiseScale(Rule[Moments]):
 
     def requires(self, progress: Progress) -> frozenset[str]:
         """The variance and the mean gradient's squared norm."""
-        return frozenset({"grad_variance", "grad_sqnorm"})
+        return quantities(preconditioned=self.preconditioned)
 
     def init(self) -> Moments:
         """Nothing averaged yet."""
@@ -65,6 +68,8 @@ class NoiseScale(Rule[Moments]):
         """Average this batch in, then apply the rule; see the class."""
         if not statistics.is_finite:
             return hold("noise-scale", progress, "this batch's numbers are not finite"), state
+        if self.preconditioned:
+            statistics = seen_by_optimizer(statistics)
         measured(statistics, "grad_variance", "grad_sqnorm")
         state = average(state, statistics, self.decay)
         noise, signal = state["variance"]["mean"], state["signal"]["mean"]
