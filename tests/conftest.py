@@ -1,6 +1,7 @@
 """What every test stands on: one torch thread, a fixed seed, the default dtype, and the data sets."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +14,14 @@ _MNIST = [
 
 
 def pytest_configure() -> None:
-    """In each process, pytest-xdist's workers included: they must not fight over the cores."""
+    """In each process, pytest-xdist's workers included: they must not fight over the cores, and know Ctrl-C.
+
+    A shell that starts a job in the background has it ignore Ctrl-C, and all that the job starts; the tests of what
+    Ctrl-C does would then wait for ever.
+    """
     torch.set_num_threads(1)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
