@@ -282,6 +282,16 @@ def test_an_interrupted_comparison_goes_on(capsys):
     assert len(steps_of(Path("alone"))) > num_steps
 
 
+def test_ctrl_c_before_a_comparison_begins_promises_nothing(capsys, monkeypatch):
+    def interrupted(settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gradbatch.experiments.compare.load_dataset", interrupted)
+    assert main(["compare", "--rules", "fixed", "--out", "c"]) == 130
+    assert capsys.readouterr().err == "gradbatch: stopped before the first run; nothing was kept\n"
+    assert not Path("c").exists()
+
+
 @pytest.mark.xdist_group("processes")
 def test_runs_of_a_comparison_that_is_killed_save_and_end():
     process = run_python(*["-m", "gradbatch.cli", "compare", "--rules", "fixed", "--epochs", "100000", "--out", "c"])
@@ -317,3 +327,13 @@ def test_a_replay_of_what_was_not_measured_is_a_sentence(capsys):
     assert captured.out == ""
     assert captured.err.startswith("gradbatch: the log of run lacks grad_sqnorm, sample_sqnorm, which cabs needs")
     assert captured.err.count("\n") == 1
+
+
+def test_a_reader_that_had_enough_leaves_no_traceback() -> None:
+    command = [sys.executable, "-m", "gradbatch.cli", "list"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as program:
+        assert program.stdout is not None
+        assert program.stderr is not None
+        program.stdout.close()
+        assert program.stderr.read() == b""
+        assert program.wait(timeout=60) == 141

@@ -123,3 +123,13 @@ def test_a_gradient_that_was_not_finite_is_told_from_one_not_measured(tmp_path: 
     for record, decision in zip(records, replay(records, rule), strict=True):
         assert (decision.batch_size, decision.lr_scale) == (record.next_batch_size, record.lr_scale)
         assert decision.reason == record.reason
+
+
+def test_what_is_no_log(tmp_path: Any) -> None:
+    records = run(gb.Fixed(), tmp_path / "steps.jsonl")
+    with pytest.raises(InvalidInputError, match=r"got a dict: read a log with map\(Record.from_dict"):
+        list(replay(read_jsonl(tmp_path / "steps.jsonl"), gb.Fixed()))
+    with pytest.raises(InvalidInputError, match="got update 2 in place of 0"):
+        list(replay(records[2:], gb.Fixed()))
+    with pytest.raises(InvalidInputError, match="got update 4 in place of 3"):
+        list(replay(records[:3] + records[4:], gb.Fixed()))

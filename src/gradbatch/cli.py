@@ -6,6 +6,7 @@ traceback.
 """
 
 import argparse
+import os
 import shlex
 import sys
 import types
@@ -24,6 +25,9 @@ _EXTRAS = {"matplotlib": "matplotlib", "rich": "rich", "sklearn": "scikit-learn"
 _INTERRUPTED = 130
 """The exit code of a program that Ctrl-C ended, by the shell's convention."""
 
+_HAD_ENOUGH = 141
+"""The same of one whose output nobody reads any more."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
@@ -32,17 +36,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Without the program's name; those of the process by default.
 
     Returns:
-        The exit code: 0, 2 for what the user can mend, 130 after Ctrl-C, 143 after SIGTERM.
+        The exit code: 0, 2 for what the user can mend, 130 after Ctrl-C, 141 where the reader of the output had enough,
+        143 after SIGTERM.
 
     Raises:
         ModuleNotFoundError: If a module is missing that none of the extras brings.
     """
     try:
         values = vars(_parser().parse_args(arguments))
-        return values.pop("command")(values)
+        code = values.pop("command")(values)
+        print(end="", flush=True)  # while a reader that had enough, such as `head`, can still be noticed
+        return code
     except KeyboardInterrupt:
         _complain("stopped")
         return _INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to write goes nowhere
+        return _HAD_ENOUGH
     except GradbatchError as error:
         return _complain(str(error))
     except ModuleNotFoundError as error:
@@ -98,7 +108,8 @@ def _compare(values: dict[str, Any]) -> int:
     try:
         results = compare(comparison, resume=resume, jobs=jobs)
     except (KeyboardInterrupt, StoppedError) as stop:
-        _complain(f"stopped; go on with: gradbatch compare --resume --out {shlex.quote(str(comparison.folder))}")
+        how = f"go on with: gradbatch compare --resume --out {shlex.quote(str(comparison.folder))}"
+        _complain(f"stopped; {how}" if comparison.is_begun else "stopped before the first run; nothing was kept")
         return 128 + stop.signal if isinstance(stop, StoppedError) else _INTERRUPTED
     print(f"\n{results.table()}")
     if results.runs:

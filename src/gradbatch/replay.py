@@ -8,7 +8,7 @@ from gradbatch._types import QUANTITIES, Decision, Progress, Record, Rule, Stati
 from gradbatch.asking import ask, lacking
 from gradbatch.errors import InvalidInputError
 
-__all__ = ["progress_of", "replay", "statistics_of"]
+__all__ = ["progress_of", "replay", "required", "statistics_of"]
 
 
 def replay(records: Iterable[Record], rule: Rule[Any]) -> Iterator[Decision]:
@@ -26,22 +26,40 @@ def replay(records: Iterable[Record], rule: Rule[Any]) -> Iterator[Decision]:
         Its decision at each update. Where the log lacks what the rule needs it holds, and the reason says so.
 
     Raises:
-        InvalidInputError: If the rule selects among gradients, which are in no log.
+        InvalidInputError: If these are no records, updates are missing between them, or the rule selects among
+            gradients, which are in no log.
+
+    Example:
+        ``replay(map(Record.from_dict, gradbatch.sinks.read_jsonl("steps.jsonl")), CABS())``
     """
     state, lr_scale = rule.init(), 1.0
-    for record in records:
-        progress = progress_of(record)
-        before = replace(progress, samples_seen=record.samples_seen - record.batch_size)
-        quantities = rule.requires(replace(before, epoch=before.samples_seen / before.dataset_size))
+    for record in _in_order(records):
+        quantities = required(record, rule)
         if any(":" in name for name in quantities):
             raise InvalidInputError(
                 f"{type(rule).__name__} needs gradients, of which a log has none: what it decided in its own runs is "
                 "in their logs"
             )
         statistics = statistics_of(record)
-        decision, state = ask(rule, statistics, progress, state, lacking(statistics, quantities), lr_scale)
+        decision, state = ask(rule, statistics, progress_of(record), state, lacking(statistics, quantities), lr_scale)
         lr_scale = decision.lr_scale
         yield decision
+
+
+def _in_order(records: Iterable[Record]) -> Iterator[Record]:
+    """The records, if they are all of them."""
+    for step, record in enumerate(records):
+        if not isinstance(record, Record):
+            raise InvalidInputError(
+                f"`records` must hold records, got a {type(record).__name__}: read a log with "
+                "map(Record.from_dict, gradbatch.sinks.read_jsonl(path))"
+            )
+        if record.step != step:
+            raise InvalidInputError(
+                f"`records` must hold every update from the first on, got update {record.step} in place of {step}: a "
+                "rule's averages need them all"
+            )
+        yield record
 
 
 def progress_of(record: Record) -> Progress:
@@ -64,6 +82,21 @@ def progress_of(record: Record) -> Progress:
         seconds=record.seconds,
         group_lrs=record.group_lrs,
     )
+
+
+def required(record: Record, rule: Rule[Any]) -> frozenset[str]:
+    """What a rule wanted measured for an update.
+
+    Args:
+        record: The update.
+        rule: The rule, which is asked before the update's batch counts as seen.
+
+    Returns:
+        Names of quantities.
+    """
+    after = progress_of(record)
+    samples_seen = record.samples_seen - record.batch_size
+    return rule.requires(replace(after, samples_seen=samples_seen, epoch=samples_seen / after.dataset_size))
 
 
 def statistics_of(record: Record) -> Statistics:

@@ -174,6 +174,21 @@ def test_what_cannot_go_on_is_a_sentence(tmp_path, compared):
         Comparison(folder=compared.folder, rules="cabs").begin()
 
 
+def test_of_two_that_begin_at_once_one_gets_the_folder(tmp_path, monkeypatch):
+    first, second = (Comparison(folder=tmp_path / "c", rules="fixed", seeds=seeds) for seeds in (1, 2))
+    planned = second.runs
+
+    def runs():  # the other begins after this one looked
+        monkeypatch.undo()
+        first.begin()
+        return planned()
+
+    monkeypatch.setattr(Comparison, "runs", lambda self: runs())
+    with pytest.raises(OutputError, match="already holds a comparison"):
+        second.begin()
+    assert comparison_in(tmp_path / "c", {}).seeds == 1
+
+
 def test_a_folder_with_a_run_is_not_taken(tmp_path):
     train(Comparison(folder=tmp_path, rules="fixed", settings=SETTINGS).runs()[0].settings)
     with pytest.raises(OutputError, match="already holds a run"):

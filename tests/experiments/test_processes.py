@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from gradbatch.experiments.interrupts import StoppedError
+from gradbatch.experiments.interrupts import StoppedError, stop_on_signals
 from gradbatch.experiments.loop import train
-from gradbatch.experiments.processes import train_all
+from gradbatch.experiments.processes import _Teller, train_all
 from gradbatch.experiments.run import RunFolder, read_run, settings_of
 from gradbatch.experiments.settings import TrainSettings
 
@@ -97,3 +97,13 @@ def test_ctrl_c_ends_all_and_each_run_goes_on_from_its_last_update(tmp_path):
         train(settings_of(run.folder, {"steps": num_steps + 3}))
         assert [line["step"] for line in read_run(run.folder).steps] == list(range(num_steps + 3))
     assert not runs[2].folder.exists()
+
+
+def test_a_run_that_nobody_hears_is_asked_once_to_save_and_end():
+    ours, theirs = multiprocessing.Pipe(duplex=False)
+    ours.close()
+    teller = _Teller(theirs)
+    with stop_on_signals() as stop:
+        teller.tell("said", "a warning")
+        assert stop.signal == signal.SIGTERM
+        teller.note("test accuracy 50 %")  # a second signal would be obeyed at once

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gradbatch.experiments.budget import Budget
 from gradbatch.experiments.build import load_dataset
-from gradbatch.experiments.comparison import Comparison, PlannedRun
+from gradbatch.experiments.comparison import Comparison
 from gradbatch.experiments.processes import train_all
 from gradbatch.experiments.run import Run, read_run
 from gradbatch.experiments.runs_display import runs_display
@@ -145,18 +145,19 @@ def read_results(comparison: Comparison, failures: Mapping[str, str]) -> Results
     Returns:
         The results.
     """
-    complete = [run for run in comparison.runs() if run.name not in failures]
+    runs = comparison.runs()
+    complete = [run for run in runs if run.name not in failures]
     logs = [read_run(run.settings.folder) for run in complete]
     target = common_target(logs) if comparison.target is None else comparison.target
     rows = []
     for number, contender in enumerate(comparison.contenders):
         pairs = zip(complete, logs, strict=True)
         scores = [score_of(log, target) for run, log in pairs if run.contender == number]
-        own = {run.name for run in comparison.runs() if run.contender == number}
+        own = {run.name for run in runs if run.contender == number}
         reasons = {name: why for name, why in failures.items() if name in own}
         rows.append(Row(label=contender.label, scores=scores, failures=reasons))
     order = sorted(range(len(complete)), key=lambda index: complete[index].contender)
-    ordered: list[PlannedRun] = [complete[index] for index in order]
+    ordered = [complete[index] for index in order]
     return Results(
         folder=comparison.folder,
         rows=rows,

@@ -79,6 +79,11 @@ class Comparison:
         """The rules, in their order."""
         return read_contenders(self.rules)
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether the folder holds a comparison, to go on with or to lose."""
+        return (self.folder / _NAME).exists()
+
     def runs(self) -> list[PlannedRun]:
         """All runs, seed by seed, so that every rule is seen early; each goes on where its folder has one."""
         runs = []
@@ -102,17 +107,18 @@ class Comparison:
         Raises:
             OutputError: If the folder holds something already, or cannot be made.
         """
-        path = self.folder / _NAME
-        if path.exists():
-            raise OutputError(
-                f"{self.folder} already holds a comparison: go on with it (--resume) or name another folder (--out)"
-            )
+        taken = f"{self.folder} already holds a comparison: go on with it (--resume) or name another folder (--out)"
+        if self.is_begun:
+            raise OutputError(taken)
         runs = self.runs()
         for run in runs:
             RunFolder(run.settings.folder).check(resume=False)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / _NAME).touch(exist_ok=False)  # of two that begin at once, one gets the folder
         except OSError as error:
+            if self.is_begun:
+                raise OutputError(taken) from error
             raise OutputError(
                 f"the folder {self.folder} cannot be made ({error.strerror}): name another with --out"
             ) from error

@@ -7,7 +7,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
@@ -75,8 +75,9 @@ def train_all(runs: Sequence[TrainSettings], *, jobs: int, display: RunsDisplay)
         For each run ``None``, or the sentence with which it failed.
 
     Raises:
-        StoppedError: If Ctrl-C or SIGTERM stopped it; the runs under way saved checkpoints of their last updates.
+        StoppedError: If Ctrl-C or SIGTERM stopped it; the runs that trained saved checkpoints of their last updates.
     """
+    assert jobs >= 1
     waiting = deque(enumerate(runs))
     children: dict[Connection, _Child] = {}
     failures: list[str | None] = [None] * len(runs)
@@ -183,17 +184,19 @@ class _Teller:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._is_heard = True
         self._next_time = 0.0
         self._samples = 0
         self._note = ""
 
     def tell(self, *message: Any) -> None:
         """Send a message; with nobody left to hear it, ask the run to save and end."""
+        if not self._is_heard:
+            return
         try:
             self._connection.send(message)
         except OSError:
-            with suppress(OSError):
-                self._connection.close()
+            self._is_heard = False  # asked once: a second SIGTERM would end the run before it saved
             signal.raise_signal(signal.SIGTERM)
 
     def log(self, record: Record) -> None:

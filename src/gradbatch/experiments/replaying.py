@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from gradbatch.errors import InvalidInputError
 from gradbatch.experiments.choices import choose
 from gradbatch.experiments.rule_settings import build_rule, rule_parameters
 from gradbatch.experiments.run import read_run
-from gradbatch.replay import progress_of, replay, statistics_of
+from gradbatch.replay import replay, required, statistics_of
 from gradbatch.rules import RULES
 
 __all__ = ["Replay", "replay_run"]
@@ -169,19 +169,9 @@ def _described(name: str, rule: Rule[Any]) -> str:
     return f"{name} ({', '.join(changed)})" if changed else name
 
 
-def _required(records: Sequence[Record], rule: Rule[Any]) -> list[tuple[Record, frozenset[str]]]:
-    """What the rule wanted measured for each update."""
-    needs = []
-    for record in records:
-        progress = progress_of(record)
-        before = replace(progress, samples_seen=record.samples_seen - record.batch_size)
-        needs.append((record, rule.requires(replace(before, epoch=before.samples_seen / before.dataset_size))))
-    return needs
-
-
 def _selects(records: Sequence[Record], rule: Rule[Any]) -> bool:
     """Whether the rule selects among gradients."""
-    return any(":" in name for _, quantities in _required(records[:1], rule) for name in quantities)
+    return any(":" in name for name in required(records[0], rule))
 
 
 def _recorded(record: Record) -> Decision:
@@ -197,7 +187,8 @@ def _recorded(record: Record) -> Decision:
 def _check_answers(folder: Path, records: Sequence[Record], name: str, rule: Rule[Any]) -> None:
     """Refuse a log in which all is missing that the rule asks about."""
     absent: set[str] = set()
-    for record, quantities in _required(records, rule):
+    for record in records:
+        quantities = required(record, rule)
         missing = lacking(statistics_of(record), quantities)
         if quantities and not missing:
             return
