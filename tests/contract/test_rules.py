@@ -17,6 +17,7 @@ from gradbatch import rules
 from gradbatch._types import QUANTITIES, STRIDE_QUANTITIES
 from gradbatch.asking import ask, lacking
 from gradbatch.errors import InvalidInputError
+from gradbatch.replay import progress_of, statistics_of
 
 KNOWN = {*QUANTITIES, *STRIDE_QUANTITIES, "layers", "groups"}
 NON_FINITE = [("loss", math.nan), ("loss", -math.inf), ("grad_sqnorm", math.nan), ("sample_sqnorm", math.inf)]
@@ -256,23 +257,11 @@ def _log(followed: Course) -> Iterator[gb.Record]:
 
 
 def _replayed(rule: gb.Rule[Any], lines: list[str], strides: list[Any]) -> list[gb.Decision]:
-    """The rule's decisions on what the log holds, and nothing else but the size of the data set."""
+    """The rule's decisions on what the log holds, and the strides, which no log has."""
     decisions, state = [], rule.init()
     for line, own in zip(lines, strides, strict=True):
         logged = gb.Record.from_dict(json.loads(line))
-        here = progress(
-            step=logged.step,
-            samples_seen=logged.samples_seen,
-            batch_size=logged.requested,
-            lr=logged.lr,
-            seconds=logged.seconds,
-        )
-        statistics = gb.Statistics(
-            num_samples=logged.batch_size,
-            loss=logged.loss,
-            strides=own,
-            **{name: getattr(logged, name) for name in QUANTITIES},
-        )
+        here, statistics = progress_of(logged), replace(statistics_of(logged), strides=own)
         before = replace(here, samples_seen=here.samples_seen - logged.batch_size)
         decision, state = ask(rule, statistics, here, state, lacking(statistics, rule.requires(before)))
         decisions.append(decision)
