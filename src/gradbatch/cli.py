@@ -1,4 +1,4 @@
-"""The command line: `gradbatch train`, `compare`, `replay`, `report` and `list`.
+"""The command line: `gradbatch train`, `compare`, `replay`, `report`, `reproduce` and `list`.
 
 Flags are made from the fields of `TrainSettings`, so a setting is declared, explained and checked in one
 place. What the user can mend is one sentence on standard error and exit code 2; a defect of ours keeps its
@@ -139,8 +139,33 @@ def _report(values: dict[str, Any]) -> int:
     return 0
 
 
+def _reproduce(values: dict[str, Any]) -> int:
+    """Run what the logs lack, print the pages' text, and draw the pages."""
+    from gradbatch.experiments.interrupts import StoppedError
+    from gradbatch.experiments.reproduce.command import chosen, draw, reproduce, text_of
+
+    experiments, scale, results = chosen(values["experiments"]), values["scale"], values["results"]
+    failures: dict[str, str] = {}
+    try:
+        if not values["draw"]:
+            failures = reproduce(
+                experiments, scale, results=results, jobs=values["jobs"], data_dir=values.get("data_dir")
+            )
+    except (KeyboardInterrupt, StoppedError) as stop:
+        _complain("stopped; the same command goes on where it was")
+        return 128 + stop.signal if isinstance(stop, StoppedError) else _INTERRUPTED
+    for experiment in experiments:
+        print(text_of(experiment, scale, results))
+    for name, why in failures.items():
+        print(f"{name} failed: {why}")
+    written = draw(experiments, results=results, pages=values["pages"])
+    print(f"wrote {', '.join(map(str, written))}")
+    return 2 if failures else 0
+
+
 def _list(values: dict[str, Any]) -> int:
-    """Print the tasks, and the rules with their defaults."""
+    """Print the tasks, the rules with their defaults, and the experiments."""
+    from gradbatch.experiments.reproduce.catalogue import EXPERIMENTS
     from gradbatch.experiments.rule_settings import rule_parameters
     from gradbatch.experiments.tasks import TASKS
     from gradbatch.rules import RULES
@@ -158,6 +183,9 @@ def _list(values: dict[str, Any]) -> int:
             # As a shell takes it after --set.
             text = shlex.quote(default) if isinstance(default, str) else default
             print(f"  {'':20}{key}={text}")
+    print("\nexperiments, for gradbatch reproduce")
+    for experiment in EXPERIMENTS.values():
+        print(f"  {experiment.name:20}{experiment.title}")
     return 0
 
 
@@ -186,7 +214,8 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run")
     report.add_argument("-o", "--output", type=Path, default=Path("report.html"), metavar="FILE", help=_OUTPUT)
     report.set_defaults(command=_report)
-    lister = commands.add_parser("list", help="show the tasks and the rules", description=_LIST)
+    _add_reproduce(commands.add_parser("reproduce", help="a table or figure of a paper", description=_REPRODUCE))
+    lister = commands.add_parser("list", help="show the tasks, the rules and the experiments", description=_LIST)
     lister.set_defaults(command=_list)
     return parser
 
@@ -211,6 +240,22 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rule", required=True, metavar="NAME", help="the rule to ask, see `gradbatch list`")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=_REPLAY_SET)
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="a file for one line of JSON an update")
+
+
+def _add_reproduce(parser: argparse.ArgumentParser) -> None:
+    """The flags of a reproduction."""
+    parser.set_defaults(command=_reproduce)
+    parser.add_argument(
+        "experiments", nargs="+", metavar="EXPERIMENT", help="see `gradbatch list`; all for all of them"
+    )
+    parser.add_argument("--scale", choices=("quick", "full"), default="quick", help=_SCALE)
+    parser.add_argument("--jobs", type=int, metavar="N", help=_JOBS)
+    parser.add_argument("--draw", action="store_true", help="run nothing: draw the pages from the logs that are there")
+    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help=_RESULTS)
+    parser.add_argument("--pages", type=Path, default=Path("docs") / "results", metavar="DIR", help=_PAGES)
+    parser.add_argument(
+        "--data-dir", type=Path, metavar="DIR", help="folder of the data sets (default: $GRADBATCH_DATA)"
+    )
 
 
 def _add_settings(parser: argparse.ArgumentParser, *, without: Sequence[str] = ()) -> None:
@@ -266,9 +311,16 @@ _REPLAY = (
     "The log has what the run measured; `gradbatch train --shadow NAME` measures what the rule NAME needs."
 )
 _REPLAY_SET = "hyper-parameters of the rule; the rule that drove the run begins with those that it had there"
+_REPRODUCE = (
+    "Run the experiments of the papers and set ours beside theirs. What the logs have already is not run again, so that "
+    "an interrupted experiment goes on where it stopped."
+)
+_SCALE = "quick shows in a minute or so that everything works; full takes hours (default: quick)"
+_RESULTS = "folder of the logs, one line a run (default: results)"
+_PAGES = "folder of the pages (default: docs/results)"
 _REPORT = "Draw one or several runs into one page that needs no other file."
 _OUTPUT = "the page to write (default: report.html)"
-_LIST = "Show the tasks, and the rules with the hyper-parameters that --set changes."
+_LIST = "Show the tasks, the rules with the hyper-parameters that --set changes, and the experiments."
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -3,9 +3,10 @@
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
+from gradbatch.experiments.data import Dataset
 from gradbatch.experiments.models import MODELS
 from gradbatch.experiments.settings import TrainSettings
-from gradbatch.experiments.tasks import TASKS, Dataset
+from gradbatch.experiments.tasks import TASKS
 
 __all__ = ["build_model", "build_optimizer", "load_dataset"]
 
@@ -20,7 +21,10 @@ def load_dataset(settings: TrainSettings) -> Dataset:
         The data set; on the device unless workers load it.
     """
     data = TASKS[settings.task].load(settings.data_dir)
+    # Held out first, so that a small training set does not go with a small validation set.
     data = data.with_validation(settings.validation, seed=settings.seed)
+    if settings.per_class is not None:
+        data = data.with_per_class(settings.per_class, seed=settings.seed)
     # Every task so far fits any device, where a batch is cut fastest; workers need it on the CPU.
     return data if settings.num_workers else data.to(settings.device)
 
@@ -36,9 +40,8 @@ def build_model(settings: TrainSettings, data: Dataset) -> nn.Module:
         The model on its device.
     """
     assert settings.model is not None
-    num_features = data.train.inputs[0].numel()
     # Drawn on the CPU and moved, so that a seed means the same weights on every device.
-    return MODELS[settings.model](num_features, TASKS[settings.task].num_classes).to(settings.device)
+    return MODELS[settings.model](data.input_spec, TASKS[settings.task].num_classes).to(settings.device)
 
 
 def build_optimizer(settings: TrainSettings, model: nn.Module) -> Optimizer:

@@ -4,12 +4,13 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gradbatch.experiments.tasks import Dataset, Split
+from gradbatch.experiments.data import Dataset, Split
+from gradbatch.experiments.metrics import ACCURACY, Metric, Outcome
 
-__all__ = ["Evaluation", "evaluate", "evaluate_splits"]
+__all__ = ["Evaluation", "cross_entropy", "evaluate", "evaluate_splits"]
 
 _BATCH_SIZE = 1000
 """Samples; bounds the memory of an evaluation."""
@@ -17,25 +18,43 @@ _BATCH_SIZE = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Mean loss and share of right answers.
+    """How good a model was.
 
     Attributes:
         loss: Mean cross-entropy, in nats.
-        accuracy: Share of samples whose class got the largest output, in [0, 1].
+        accuracy: Share of targets whose class got the largest output, in [0, 1].
+        score: What the metric says.
     """
 
     loss: float
     accuracy: float
+    score: float
+
+
+def cross_entropy(outputs: Tensor, targets: Tensor, *, reduction: str = "mean") -> Tensor:
+    """Cross-entropy of classes, one a sample or one a token.
+
+    Args:
+        outputs: [N, C] or [N, T, C].
+        targets: [N] or [N, T].
+        reduction: ``"mean"`` or ``"sum"``, over all targets. As all samples have the same number of targets, the mean
+            is also the mean over samples that the gradient statistics need.
+
+    Returns:
+        The loss, in nats.
+    """
+    return F.cross_entropy(outputs.flatten(0, -2), targets.flatten(), reduction=reduction)
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, split: Split, device: str) -> Evaluation:
+def evaluate(model: nn.Module, split: Split, device: str, metric: Metric = ACCURACY) -> Evaluation:
     """Evaluate in eval mode and leave every module in the mode it was found in.
 
     Args:
-        model: From inputs to one output per class.
+        model: From inputs to one output per class, [N, C] or [N, T, C].
         split: Where to evaluate.
         device: Where the model is.
+        metric: What the score is.
 
     Returns:
         Exact means over the split.
@@ -44,34 +63,47 @@ def evaluate(model: nn.Module, split: Split, device: str) -> Evaluation:
     model.eval()
     try:
         loss_sum = torch.zeros((), dtype=torch.float64)
-        num_right = 0
+        predictions = []
         batches = zip(split.inputs.split(_BATCH_SIZE), split.targets.split(_BATCH_SIZE), strict=True)
         for inputs, targets in batches:
-            outputs, wanted = model(inputs.to(device)), targets.to(device)
-            loss_sum += F.cross_entropy(outputs, wanted, reduction="sum").cpu()
-            num_right += int((outputs.argmax(dim=1) == wanted).sum())
+            outputs = model(inputs.to(device))
+            loss_sum += cross_entropy(outputs, targets.to(device), reduction="sum").cpu()
+            predictions.append(outputs.argmax(dim=-1).cpu())
     finally:
         for module, mode in modes:
             module.training = mode
-    num_samples = len(split.targets)
-    return Evaluation(loss=loss_sum.item() / num_samples, accuracy=num_right / num_samples)
+    outcome = Outcome(
+        loss=loss_sum.item() / split.targets.numel(), predictions=torch.cat(predictions), targets=split.targets.cpu()
+    )
+    return Evaluation(loss=outcome.loss, accuracy=ACCURACY.of(outcome), score=metric.of(outcome))
 
 
-def evaluate_splits(model: nn.Module, data: Dataset, device: str) -> dict[str, float | None]:
+def evaluate_splits(
+    model: nn.Module, data: Dataset, device: str, metric: Metric = ACCURACY, *, with_train: bool = False
+) -> dict[str, float | None]:
     """Evaluate on the test set, and on the validation set where there is one.
 
     Args:
         model: From inputs to one output per class.
         data: The splits.
         device: Where the model is.
+        metric: What the score is.
+        with_train: Whether to evaluate on the training set, too.
 
     Returns:
-        ``"test_loss"``, ``"test_accuracy"``, the same for validation; ``None`` for a loss that is not finite.
+        ``"test_loss"``, ``"test_accuracy"``, ``"test_score"`` and the same for validation and training set; ``None``
+        for a number that is not finite.
     """
+    splits = {"test": data.test, "validation": data.validation, "train": data.train if with_train else None}
     results: dict[str, float | None] = {}
-    for name, split in (("test", data.test), ("validation", data.validation)):
+    for name, split in splits.items():
         if split is not None:
-            evaluation = evaluate(model, split, device)
-            results[f"{name}_loss"] = evaluation.loss if math.isfinite(evaluation.loss) else None
+            evaluation = evaluate(model, split, device, metric)
+            results[f"{name}_loss"] = _finite(evaluation.loss)
             results[f"{name}_accuracy"] = evaluation.accuracy
+            results[f"{name}_score"] = _finite(evaluation.score)
     return results
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -5,17 +5,18 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from gradbatch.experiments.curves import Points, thin
 
-__all__ = ["COLOURS", "Curve", "Panel", "draw"]
+__all__ = ["COLOURS", "Curve", "Panel", "draw", "draw_file"]
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#444444", "#7d3c1d", "#6b4fb3")
 """Told apart by colour-blind eyes. Source: Okabe and Ito 2008, without the yellow that white swallows; the last two
@@ -37,12 +38,13 @@ class Curve:
     Attributes:
         run: Number of the run, which gives the colour.
         points: Where it goes.
-        style: ``"raw"`` is faint, ``"line"`` plain, ``"dashed"`` dashed, ``"steps"`` goes in steps.
+        style: ``"raw"`` is faint, ``"line"`` plain, ``"dashed"`` dashed, ``"steps"`` goes in steps, ``"marked"`` shows
+            its points.
     """
 
     run: int
     points: Points
-    style: Literal["line", "raw", "dashed", "steps"] = "line"
+    style: Literal["line", "raw", "dashed", "steps", "marked"] = "line"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +56,7 @@ class Panel:
         x_label: What lies along the bottom, with its unit.
         curves: The lines; the later ones lie on top.
         scale: ``"linear"``, ``"log"``, or ``"log2"`` for powers of two.
+        x_scale: ``"linear"`` from 0 on, or ``"log"``.
         percent: Whether the values are shares.
         y_limits: Lowest and highest value shown, where they are not the data's own.
         overlap: Whether lines may coincide; earlier ones are then drawn wider, so that each can be seen.
@@ -63,6 +66,7 @@ class Panel:
     x_label: str
     curves: Sequence[Curve]
     scale: Literal["linear", "log", "log2"] = "linear"
+    x_scale: Literal["linear", "log"] = "linear"
     percent: bool = False
     y_limits: tuple[float, float] | None = None
     overlap: bool = False
@@ -82,14 +86,51 @@ def draw(panel: Panel, name: str) -> str:
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "path.simplify": True}):
         figure = Figure(figsize=_SIZE, layout="constrained")
         axes = figure.add_subplot()
-        num_runs = 1 + max(curve.run for curve in panel.curves)
-        for curve in panel.curves:
-            _draw_curve(axes, curve, panel, num_runs)
-        _dress(axes, panel)
+        _draw_panel(axes, panel)
         buffer = io.StringIO()
         no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
     return _embed(buffer.getvalue(), panel, name)
+
+
+def draw_file(panels: Sequence[Panel], legend: Sequence[str], name: str) -> str:
+    """Panels side by side as an SVG document of its own, with titles and a legend.
+
+    Args:
+        panels: What to draw.
+        legend: What the numbers of the curves stand for.
+        name: The same for the same figure, so that it is drawn the same.
+
+    Returns:
+        The document.
+    """
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "path.simplify": True}):
+        width, height = _SIZE
+        figure = Figure(figsize=(width * len(panels), height + 0.5), layout="constrained")
+        for axes, panel in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
+            if panel.curves:
+                _draw_panel(axes, panel)
+            axes.set_title(panel.title, color=_INK, fontsize=11, loc="left")
+        handles = [Line2D([], [], color=COLOURS[n % len(COLOURS)], linestyle=_dash(n)) for n in range(len(legend))]
+        columns = min(len(legend), 5 * len(panels))
+        figure.legend(handles, legend, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+        buffer = io.StringIO()
+        no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(buffer, format="svg", facecolor="white", metadata=no_metadata)
+    return re.sub(r"<[^>]+>", lambda tag: re.sub(r"(\d\.\d\d)\d+", r"\1", tag[0]), buffer.getvalue())
+
+
+def _draw_panel(axes: Axes, panel: Panel) -> None:
+    """Curves, scales, letters."""
+    num_runs = 1 + max(curve.run for curve in panel.curves)
+    for curve in panel.curves:
+        _draw_curve(axes, curve, panel, num_runs)
+    _dress(axes, panel)
+
+
+def _dash(run: int) -> Any:
+    """Beyond the palette the colours come again, dotted."""
+    return (0, (1, 1)) if run >= len(COLOURS) else "-"
 
 
 def _draw_curve(axes: Axes, curve: Curve, panel: Panel, num_runs: int) -> None:
@@ -100,17 +141,15 @@ def _draw_curve(axes: Axes, curve: Curve, panel: Panel, num_runs: int) -> None:
         width += 2.4 * (num_runs - 1 - curve.run) / max(1, num_runs - 1)
     if len(panel.curves) > _MANY:
         width *= 0.6
-    # Beyond the palette the colours come again, dotted.
-    is_repeat = curve.run >= len(COLOURS)
     axes.plot(
         points.x,
         points.y,
         color=COLOURS[curve.run % len(COLOURS)],
         alpha=0.25 if curve.style == "raw" else 1.0,
         linewidth=width,
-        linestyle=(0, (4, 2.5)) if curve.style == "dashed" else (0, (1, 1)) if is_repeat else "-",
+        linestyle=(0, (4, 2.5)) if curve.style == "dashed" else _dash(curve.run),
         drawstyle="steps-post" if curve.style == "steps" else "default",
-        marker="o" if len(points.x) == 1 else "",
+        marker="o" if len(points.x) == 1 or curve.style == "marked" else "",
         markersize=4,
         solid_joinstyle="round",
     )
@@ -124,9 +163,14 @@ def _dress(axes: Axes, panel: Panel) -> None:
     axes.set_axisbelow(True)
     axes.tick_params(which="both", colors=_INK, labelsize=10, length=0, pad=5)
     axes.set_xlabel(panel.x_label, color=_INK, fontsize=10, loc="right")
-    axes.set_xlim(left=0)
-    axes.margins(x=0.01)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=False))
+    if panel.x_scale == "log":
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1, 3), numticks=9))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.set_xlim(left=0)
+        axes.margins(x=0.01)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=False))
     axes.xaxis.set_major_formatter(FuncFormatter(_short))
     if panel.scale == "linear":
         axes.yaxis.set_major_locator(MaxNLocator(6))

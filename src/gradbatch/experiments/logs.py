@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from gradbatch._types import Record
+from gradbatch.experiments.metrics import Metric
 from gradbatch.experiments.run import RunFolder
 from gradbatch.sinks.jsonl import JsonlSink
 
@@ -32,11 +33,13 @@ class RunLogs:
     Args:
         folder: The run's folder.
         progress: What shows the records on the terminal.
+        metric: What is noted of an evaluation.
     """
 
-    def __init__(self, folder: RunFolder, progress: RunProgress) -> None:
+    def __init__(self, folder: RunFolder, progress: RunProgress, metric: Metric) -> None:
         self._folder = folder
         self._progress = progress
+        self._metric = metric
         self._steps: JsonlSink | None = None
         self._evaluations: JsonlSink | None = None
 
@@ -61,7 +64,9 @@ class RunLogs:
             "seconds": record.seconds,
         }
         self._evaluations.write(place | dict(results))
-        self._progress.note(f"test accuracy {results['test_accuracy']:.2%}")
+        score = results["test_score"]
+        text = "not finite" if score is None else self._metric.write(score)
+        self._progress.note(f"test {self._metric.name} {text}")
 
     def close(self) -> None:
         """Close the files and leave the last progress standing; closing twice is harmless."""

@@ -6,11 +6,14 @@ ordinary parts of any training script: a data set, a model, an optimizer, a sche
 
 from contextlib import closing
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
+from gradbatch._types import Record
 from gradbatch.controller import Controller
 from gradbatch.experiments.budget import Budget
 from gradbatch.experiments.build import build_model, build_optimizer, load_dataset
@@ -22,6 +25,7 @@ from gradbatch.experiments.rule_settings import build_rule
 from gradbatch.experiments.run import RunFolder, describe, settings_of
 from gradbatch.experiments.settings import TrainSettings
 from gradbatch.experiments.state import TrainingState
+from gradbatch.experiments.tasks import TASKS
 from gradbatch.sinks.console import ProgressBar
 from gradbatch.stream import SampleStream
 
@@ -29,7 +33,7 @@ __all__ = ["train"]
 
 
 def train(settings: TrainSettings, progress: RunProgress | None = None) -> Path:
-    """Train, log every update, evaluate and keep a checkpoint at every epoch's end.
+    """Train, log every update, evaluate and keep a checkpoint at every epoch's end, or more often where asked for.
 
     Args:
         settings: What to train and how. With ``resume`` the run in ``out`` goes on, bit for bit on CPU.
@@ -47,7 +51,11 @@ def train(settings: TrainSettings, progress: RunProgress | None = None) -> Path:
     if settings.resume:
         settings_of(folder.path, asdict(settings))  # refuses settings that would make it another run
 
-    data = load_dataset(settings)
+    task, data = TASKS[settings.task], load_dataset(settings)
+    augment = task.augment if settings.augment and task.augment is not None else _as_it_is
+    evaluate = partial(
+        evaluate_splits, metric=task.metric, device=settings.device, with_train=settings.evaluate_training
+    )
     torch.manual_seed(settings.seed)
     model = build_model(settings, data)
     optimizer = build_optimizer(settings, model)
@@ -55,7 +63,7 @@ def train(settings: TrainSettings, progress: RunProgress | None = None) -> Path:
     stream = SampleStream(tuple(data.train), seed=settings.seed, num_workers=settings.num_workers)
     budget = Budget.of(settings, stream.dataset_size)
     schedule = LrSchedule(settings.lr_schedule, optimizer, budget, reference_batch_size=settings.batch_size)
-    logs = RunLogs(folder, progress or ProgressBar(budget.samples, title=settings.title))
+    logs = RunLogs(folder, progress or ProgressBar(budget.samples, title=settings.title), task.metric)
     controller = Controller(
         rule,
         model,
@@ -82,20 +90,33 @@ def train(settings: TrainSettings, progress: RunProgress | None = None) -> Path:
             return folder.path  # the run was complete
 
         for inputs, targets in controller.run(**budget.left(step=state.step, samples_seen=state.samples_seen)):
-            controller.backward(F.cross_entropy(model(inputs), targets))
+            outputs = model(augment(inputs))
+            # One class a sample, or one a token: both are means over samples, as all samples have as many tokens.
+            controller.backward(F.cross_entropy(outputs.flatten(0, -2), targets.flatten()))
             record = controller.step()
             if record is None:  # more micro-batches belong to this update
                 continue
             schedule.step(record)
             state.step, state.samples_seen = record.step + 1, record.samples_seen
             is_last = budget.is_spent(step=state.step, samples_seen=state.samples_seen)
-            is_epoch_end = state.samples_seen % stream.dataset_size == 0
-            if is_epoch_end or is_last:
+            is_due = is_last or _is_due(record, stream.dataset_size, settings.evaluate_every)
+            if is_due:
                 # The evaluation comes before the checkpoint: were the run killed in between, it would go on
                 # from the older checkpoint and evaluate again.
-                logs.evaluation(record, evaluate_splits(model, data, settings.device))
-            if is_epoch_end or is_last or stop.signal is not None:
+                logs.evaluation(record, evaluate(model, data))
+            if is_due or stop.signal is not None:
                 state.save(folder.checkpoint)
             if stop.signal is not None and not is_last:
                 raise StoppedError(stop.signal)
     return folder.path
+
+
+def _is_due(record: Record, dataset_size: int, every: int | None) -> bool:
+    """Whether an epoch ended with this update, or a multiple of ``every`` samples was passed in it."""
+    passed = (size for size in (dataset_size, every) if size is not None)
+    return any(record.samples_seen // size > (record.samples_seen - record.batch_size) // size for size in passed)
+
+
+def _as_it_is(inputs: Tensor) -> Tensor:
+    """No augmentation."""
+    return inputs

@@ -6,23 +6,26 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 
 from gradbatch._types import Record
 from gradbatch.errors import GradbatchError
 from gradbatch.experiments.interrupts import StoppedError, stop_on_signals
+from gradbatch.experiments.logs import RunProgress
 from gradbatch.experiments.loop import train
 from gradbatch.experiments.settings import TrainSettings
 
-__all__ = ["RunsDisplay", "train_all"]
+__all__ = ["RunsDisplay", "train_all", "work_all"]
+
+Item = TypeVar("Item")
 
 _MESSAGE_SECONDS = 0.2
 """A run tells how far it is at most this often, so that telling costs nothing."""
@@ -46,25 +49,21 @@ class RunsDisplay(Protocol):
 
 @dataclass(kw_only=True)
 class _Child:
-    """A process and what it has told.
+    """A process that works, and what it has told of the run that it has in hand.
 
     Attributes:
-        run: The number of its run.
         process: The process.
-        has_ended: Whether it said that it came to an end.
-        failure: Why, where that is not the end of its budget.
+        run: The number of its run; ``None`` while it waits for one.
+        failure: Why the last run is not complete, once it said so.
     """
 
-    run: int
     process: BaseProcess
-    has_ended: bool = False
+    run: int | None = None
     failure: str | None = None
 
 
 def train_all(runs: Sequence[TrainSettings], *, jobs: int, display: RunsDisplay) -> list[str | None]:
     """Train every run to its end. One that fails does not stop the others.
-
-    The processes are spawned, not forked, so that threads and devices are whole in each, and have one torch thread.
 
     Args:
         runs: Resolved settings.
@@ -73,34 +72,60 @@ def train_all(runs: Sequence[TrainSettings], *, jobs: int, display: RunsDisplay)
 
     Returns:
         For each run ``None``, or the sentence with which it failed.
+    """
+    return work_all(train, runs, jobs=jobs, display=display)
+
+
+def work_all(
+    work: Callable[[Item, RunProgress], object],
+    items: Sequence[Item],
+    *,
+    jobs: int,
+    display: RunsDisplay,
+    after: Callable[[int], None] = lambda number: None,
+) -> list[str | None]:
+    """Do the same work on every item. One that fails does not stop the others.
+
+    The processes are spawned, not forked, so that threads and devices are whole in each, and have one torch thread.
+    Each takes one item after the other, since starting one takes as long as a short run.
+
+    Args:
+        work: What is done; a function that a fresh process can import.
+        items: What to work on, ready to be pickled.
+        jobs: Most processes at a time.
+        display: What shows how far they are.
+        after: Called here, with the item's number, when its work has ended without a failure.
+
+    Returns:
+        For each item ``None``, or the sentence with which it failed.
 
     Raises:
-        StoppedError: If Ctrl-C or SIGTERM stopped it; the runs that trained saved checkpoints of their last updates.
+        StoppedError: If Ctrl-C or SIGTERM stopped it; what trained saved checkpoints of its last updates.
     """
     assert jobs >= 1
-    waiting = deque(enumerate(runs))
+    waiting = deque(enumerate(items))
     children: dict[Connection, _Child] = {}
-    failures: list[str | None] = [None] * len(runs)
+    failures: list[str | None] = [None] * len(items)
     with stop_on_signals() as stop:
         is_stopping = False
         try:
-            while children or (waiting and not is_stopping):
+            while any(child.run is not None for child in children.values()) or (waiting and not is_stopping):
                 if stop.signal is not None and not is_stopping:
                     is_stopping = True
                     for child in children.values():
                         child.process.terminate()  # SIGTERM: it saves and ends
-                while waiting and len(children) < jobs and not is_stopping:
-                    number, settings = waiting.popleft()
-                    connection, process = _start(settings)
-                    children[connection] = _Child(run=number, process=process)
-                    display.begin(number)
+                if not is_stopping:
+                    _employ(work, waiting, children, jobs, display)
                 for connection in wait(list(children), timeout=_MESSAGE_SECONDS):
                     assert isinstance(connection, Connection)
-                    if not _hear(connection, children[connection], display):
-                        child = children.pop(connection)
-                        failures[child.run] = _farewell(child)
+                    child, is_over = children[connection], _hear(connection, children, display)
+                    if is_over and child.run is not None:
+                        number, child.run = child.run, None
+                        failures[number] = child.failure
                         if not is_stopping:
-                            display.end(child.run, failures[child.run])
+                            display.end(number, child.failure)
+                        if child.failure is None:
+                            after(number)
         finally:
             for child in children.values():
                 child.process.kill()
@@ -110,12 +135,34 @@ def train_all(runs: Sequence[TrainSettings], *, jobs: int, display: RunsDisplay)
     return failures
 
 
-def _start(settings: TrainSettings) -> tuple[Connection, BaseProcess]:
-    """A process that trains, and where it is heard."""
+def _employ(
+    work: Callable[[Item, RunProgress], object],
+    waiting: deque[tuple[int, Item]],
+    children: dict[Connection, _Child],
+    jobs: int,
+    display: RunsDisplay,
+) -> None:
+    """Give every process that waits the next item, and start processes while there is more to do."""
+    while waiting:
+        idle = next((connection for connection, child in children.items() if child.run is None), None)
+        if idle is None:
+            if len(children) >= jobs:
+                return
+            idle, process = _start(work)
+            children[idle] = _Child(process=process)
+        number, item = waiting.popleft()
+        children[idle].run = number
+        display.begin(number)
+        with suppress(OSError):  # it has died meanwhile, which is heard next
+            idle.send(item)
+
+
+def _start(work: Callable[[Any, RunProgress], object]) -> tuple[Connection, BaseProcess]:
+    """A process that waits for items, and where it is heard."""
     context = get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
+    ours, theirs = context.Pipe()
     # Not a daemon: those may not have workers that load data.
-    process = context.Process(target=_train, args=(settings, theirs))
+    process = context.Process(target=_serve, args=(work, theirs))
     with _ctrl_c_ignored():
         process.start()
     theirs.close()  # the end of the process is then the end of what can be heard
@@ -135,48 +182,58 @@ def _ctrl_c_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _hear(connection: Connection, child: _Child, display: RunsDisplay) -> bool:
-    """Take one message; false when there are no more."""
+def _hear(connection: Connection, children: dict[Connection, _Child], display: RunsDisplay) -> bool:
+    """Take one message; true when the run in hand is over, or its process gone."""
+    child = children[connection]
     try:
         kind, *content = connection.recv()
     except (EOFError, OSError):
         connection.close()
-        return False
+        del children[connection]
+        child.process.join()
+        child.failure = f"its process was ended from outside (exit code {child.process.exitcode})"
+        return True
     if kind == "ended":
-        child.has_ended, child.failure = True, content[0]
-    elif kind == "said":
+        child.failure = content[0]
+        return True
+    assert child.run is not None
+    if kind == "said":
         display.say(child.run, *content)
     else:
         display.advance(child.run, *content)
-    return True
+    return False
 
 
-def _farewell(child: _Child) -> str | None:
-    """Why a child's run is not complete, once its process is gone."""
-    child.process.join()
-    if child.has_ended:
-        return child.failure
-    return f"its process was ended from outside (exit code {child.process.exitcode})"
-
-
-def _train(settings: TrainSettings, connection: Connection) -> None:
-    """What a child does."""
+def _serve(work: Callable[[Any, RunProgress], object], connection: Connection) -> None:
+    """What a child does: one item after the other, until nobody sends any."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
-    teller = _Teller(connection)
     logging.captureWarnings(True)
-    logging.getLogger().addHandler(_TellingHandler(teller))
+    while True:
+        try:
+            item = connection.recv()
+        except EOFError:
+            return
+        teller = _Teller(connection)
+        teller.tell("ended", _failure_of(work, item, teller))
+
+
+def _failure_of(work: Callable[[Any, RunProgress], object], item: Any, teller: "_Teller") -> str | None:
+    """Do the work; the sentence with which it failed, if it did."""
+    handler = _TellingHandler(teller)
+    logging.getLogger().addHandler(handler)
     try:
-        train(settings, teller)
-        failure = None
+        work(item, teller)
+        return None
     except StoppedError:
-        failure = "it was stopped from outside"
+        return "it was stopped from outside"
     except GradbatchError as error:
-        failure = " ".join(str(error).split())
+        return " ".join(str(error).split())
     except Exception as error:  # a defect, or too little memory: the other runs go on
         teller.tell("said", traceback.format_exc())
-        failure = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    teller.tell("ended", failure)
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    finally:
+        logging.getLogger().removeHandler(handler)
 
 
 class _Teller:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
@@ -42,6 +43,8 @@ class RunsLines:
         self._texts = [""] * len(titles)
         self._next = [total / 5 for total in totals]
         self._num_ended = 0
+        self._samples = [0] * len(titles)
+        self._started = time.monotonic()
 
     def begin(self, run: int) -> None:
         """Say so."""
@@ -49,7 +52,7 @@ class RunsLines:
 
     def advance(self, run: int, samples: int, text: str) -> None:
         """Say so, if a fifth of the run has passed."""
-        self._texts[run] = text
+        self._texts[run], self._samples[run] = text, samples
         total = self._totals[run]
         if self._next[run] <= samples < total:
             self._next[run] = samples + total / 5
@@ -62,8 +65,17 @@ class RunsLines:
     def end(self, run: int, failure: str | None) -> None:
         """Say so, with the last that was known of it."""
         self._num_ended += 1
+        self._samples[run] = self._totals[run]
         outcome = f"done  {self._texts[run]}" if failure is None else f"failed: {failure}"
-        self._write(run, f"{outcome}  ({self._num_ended} of {len(self._titles)} runs)")
+        self._write(run, f"{outcome}  ({self._num_ended} of {len(self._titles)} runs{self._time_left()})")
+
+    def _time_left(self) -> str:
+        """A guess, as if a sample took as long in every run."""
+        done, total = sum(self._samples), sum(self._totals)
+        if not 0 < done < total:
+            return ""
+        seconds = (time.monotonic() - self._started) * (total - done) / done
+        return f", about {seconds / 60:.0f} min left" if seconds >= 90 else f", about {seconds:.0f} s left"
 
     def close(self) -> None:
         """Nothing is open here."""

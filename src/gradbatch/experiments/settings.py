@@ -92,6 +92,17 @@ class TrainSettings:
     validation: float = field(
         default=0.0, metadata=_flag("FRACTION", "part of the training set to hold out (default: 0)")
     )
+    per_class: int | None = field(
+        default=None,
+        metadata=_flag("N", "train on a random subset with N samples of each class (default: all samples)"),
+    )
+    augment: bool = field(
+        default=False, metadata=_flag("", "random crops and flips of the training images, where the task has them")
+    )
+    evaluate_every: int | None = field(
+        default=None, metadata=_flag("SAMPLES", "evaluate after every so many samples, too (default: once an epoch)")
+    )
+    evaluate_training: bool = field(default=False, metadata=_flag("", "evaluate on the whole training set as well"))
     device: str = field(
         default="auto",
         metadata=_flag("D", "cpu, cuda, cuda:1, mps, ... (default: auto, cuda where there is one)"),
@@ -166,7 +177,8 @@ class TrainSettings:
 
     def _check_counts(self) -> None:
         minima = {"batch_size": 1, "num_workers": 0, "seed": 0}
-        minima |= dict.fromkeys(("epochs", "samples", "steps", "micro_batch_size"), 1)
+        counts = ("epochs", "samples", "steps", "micro_batch_size", "per_class", "evaluate_every")
+        minima |= dict.fromkeys(counts, 1)
         for name, minimum in minima.items():
             value = getattr(self, name)
             if value is not None and value < minimum:
@@ -188,6 +200,8 @@ class TrainSettings:
         choose("learning-rate schedule", self.lr_schedule, dict.fromkeys(("none", "cosine", "plateau", "step")))
         if not 0 <= self.validation < 1:
             raise InvalidInputError(f"`validation` must be at least 0 and below 1, got {self.validation}")
+        if self.augment and TASKS[self.task].augment is None:
+            raise InvalidInputError(f'the task "{self.task}" has no augmentation: leave --augment out')
         if self.device != "auto":
             _check_device(self.device)
         if self.resume and self.out is None:

@@ -1,0 +1,95 @@
+"""`gradbatch reproduce`: run what is missing, then draw the pages."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from gradbatch.errors import InvalidInputError
+from gradbatch.experiments.choices import choose
+from gradbatch.experiments.reproduce.catalogue import EXPERIMENTS
+from gradbatch.experiments.reproduce.execute import run_trials
+from gradbatch.experiments.reproduce.experiment import Experiment, Scale
+from gradbatch.experiments.reproduce.index import write_index
+from gradbatch.experiments.reproduce.pages import log_of, page_of, results_of, write_pages
+
+__all__ = ["chosen", "draw", "reproduce", "text_of"]
+
+_RUNS = Path("runs") / "reproduce"
+"""Run folders of trials that are under way."""
+
+
+def chosen(names: Sequence[str]) -> list[Experiment]:
+    """Experiments by their names.
+
+    Args:
+        names: Of experiments, or ``"all"``.
+
+    Returns:
+        Each once.
+
+    Raises:
+        InvalidInputError: If there is no such experiment.
+    """
+    if "all" in names:
+        return list(EXPERIMENTS.values())
+    return list(dict.fromkeys(choose("experiment", name, EXPERIMENTS) for name in names))
+
+
+def reproduce(
+    experiments: Sequence[Experiment], scale: Scale, *, results: Path, jobs: int | None, data_dir: Path | None
+) -> dict[str, str]:
+    """Run the trials of experiments that their logs do not have yet.
+
+    Args:
+        experiments: One after the other.
+        scale: Of the trials.
+        results: Folder of the logs.
+        jobs: Most trials at a time; by default one a core, or one on a GPU. Where a trial measures time it is one.
+        data_dir: Folder of the data sets; that of the environment by default.
+
+    Returns:
+        Why trials have no result, by their titles.
+
+    Raises:
+        InvalidInputError: If the number of jobs cannot be used.
+    """
+    if jobs is not None and jobs < 1:
+        raise InvalidInputError(f"`jobs` must be at least 1, got {jobs}")
+    most = jobs or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
+    failures: dict[str, str] = {}
+    for experiment in experiments:
+        own = 1 if experiment.is_timed else most
+        log = log_of(experiment, scale, results)
+        folder = _RUNS / scale / experiment.log
+        failures |= run_trials(experiment.trials(scale), log, folder=folder, jobs=own, data_dir=data_dir)
+    return failures
+
+
+def draw(experiments: Sequence[Experiment], *, results: Path, pages: Path) -> list[Path]:
+    """Draw the pages of experiments, and the one above them all, from the logs.
+
+    Args:
+        experiments: Those whose own pages are drawn.
+        results: Folder of the logs.
+        pages: Where the pages go.
+
+    Returns:
+        The pages that were written.
+    """
+    return [*write_pages(experiments, results, pages), write_index(EXPERIMENTS.values(), results, pages)]
+
+
+def text_of(experiment: Experiment, scale: Scale, results: Path) -> str:
+    """The page of an experiment at a scale, for a terminal.
+
+    Args:
+        experiment: Which.
+        scale: Of the results.
+        results: Folder of the logs.
+
+    Returns:
+        Markdown.
+    """
+    return page_of(experiment, scale, results_of(experiment, scale, results)).text

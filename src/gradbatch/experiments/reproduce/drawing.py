@@ -1,0 +1,58 @@
+"""Curves from outcomes."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from gradbatch.experiments.curves import Points
+from gradbatch.experiments.figures import Curve
+from gradbatch.experiments.reproduce.results import Outcome
+
+__all__ = ["course_curve", "curves_of", "mean_curve"]
+
+
+def mean_curve(outcomes: Sequence[Outcome], name: str, *, along: str = "samples_seen") -> Points | None:
+    """The mean over seeds of a number's evaluations, as far as all seeds go.
+
+    Args:
+        outcomes: Of one variant.
+        name: The number.
+        along: The number along the bottom.
+
+    Returns:
+        The curve; ``None`` where nothing was run or measured.
+    """
+    curves = [(outcome.curve(along), outcome.curve(name)) for outcome in outcomes]
+    length = min((min(len(x), len(y)) for x, y in curves), default=0)
+    if length == 0:
+        return None
+    x = np.mean([x[:length] for x, _ in curves], axis=0)
+    return Points(x, np.mean([y[:length] for _, y in curves], axis=0))
+
+
+def course_curve(outcome: Outcome, *, along: str = "samples", name: str = "mean") -> Points:
+    """The batch sizes along a run.
+
+    Args:
+        outcome: Of the run.
+        along: ``"samples"`` or ``"updates"``.
+        name: ``"mean"`` or ``"largest"`` of each stretch.
+
+    Returns:
+        The curve.
+    """
+    course = outcome.values["course"]
+    return Points(np.array(course[along], dtype=np.float64), np.array(course[name], dtype=np.float64))
+
+
+def curves_of(points: Sequence[Points | None], *, style: str = "line") -> list[Curve]:
+    """Curves whose colours are their places.
+
+    Args:
+        points: In the order of the legend; ``None`` leaves its colour out.
+        style: See `Curve`.
+
+    Returns:
+        The curves.
+    """
+    return [Curve(run=n, points=own, style=style) for n, own in enumerate(points) if own is not None]  # pyrefly: ignore

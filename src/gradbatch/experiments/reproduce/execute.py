@@ -1,0 +1,94 @@
+"""Running what has not been run yet: several trials at once, each ended one added to the log."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from gradbatch.experiments.logs import RunProgress
+from gradbatch.experiments.processes import work_all
+from gradbatch.experiments.reproduce.provenance import provenance
+from gradbatch.experiments.reproduce.results import ResultsLog
+from gradbatch.experiments.reproduce.trial import Trial
+from gradbatch.experiments.run import RunFolder, settings_of
+from gradbatch.experiments.runs_display import runs_display
+from gradbatch.experiments.settings import TrainSettings
+from gradbatch.experiments.tasks import TASKS
+
+__all__ = ["run_trials"]
+
+_VALUES = "values.json"
+
+
+@dataclass(frozen=True)
+class _Order:
+    """A trial on its way to another process.
+
+    Attributes:
+        trial: What is run.
+        folder: Where its run folder lies.
+        data_dir: Of the data sets.
+    """
+
+    trial: Trial
+    folder: Path
+    data_dir: Path | None
+
+
+def run_trials(
+    trials: Sequence[Trial], log: ResultsLog, *, folder: Path, jobs: int, data_dir: Path | None
+) -> dict[str, str]:
+    """Run the trials that the log does not have, and add them to it one by one.
+
+    An interrupted trial goes on from its last checkpoint.
+
+    Args:
+        trials: In the order in which they begin; one key is run once.
+        log: Where they go.
+        folder: For the run folders; each is removed when its line is in the log.
+        jobs: Most at a time.
+        data_dir: Folder of the data sets; that of the environment by default.
+
+    Returns:
+        Why trials have no line, by their titles; empty if all have.
+    """
+    done = log.read()
+    wanted = list({trial.key: trial for trial in trials if trial.key not in done}.values())
+    if not wanted:
+        return {}
+    orders = [_Order(trial, folder / trial.key, data_dir) for trial in wanted]
+    titles = [trial.title for trial in wanted]
+
+    def keep(number: int) -> None:
+        order = orders[number]
+        values = json.loads((order.folder / _VALUES).read_text(encoding="utf-8"))
+        log.append(order.trial, values, provenance(jobs=jobs))
+        shutil.rmtree(order.folder)
+
+    with closing(runs_display(titles, [_size_of(trial.settings) for trial in wanted])) as display:
+        failures = work_all(_fulfil, orders, jobs=jobs, display=display, after=keep)
+    return {title: why for title, why in zip(titles, failures, strict=True) if why is not None}
+
+
+def _fulfil(order: _Order, progress: RunProgress) -> None:
+    """What another process does with an order."""
+    settings = replace(order.trial.settings, out=order.folder, data_dir=order.data_dir)
+    if RunFolder(order.folder).manifest.exists():
+        settings = settings_of(order.folder, {"data_dir": order.data_dir}).resolved()
+    values = order.trial.work(settings, progress)
+    order.folder.mkdir(parents=True, exist_ok=True)
+    (order.folder / _VALUES).write_text(json.dumps(values, allow_nan=False), encoding="utf-8")
+
+
+def _size_of(settings: TrainSettings) -> int:
+    """About how many samples a run sees; for the time left."""
+    if settings.samples is not None:
+        return settings.samples
+    if settings.steps is not None:
+        return settings.steps * settings.batch_size
+    assert settings.epochs is not None
+    task = TASKS[settings.task]
+    per_epoch = task.train_samples if settings.per_class is None else settings.per_class * task.num_classes
+    return settings.epochs * round(per_epoch * (1 - settings.validation))

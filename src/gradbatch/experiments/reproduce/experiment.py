@@ -1,0 +1,102 @@
+"""What an experiment is: its trials, and the page that is drawn from what came out of them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from gradbatch.experiments.figures import Panel
+from gradbatch.experiments.reproduce.results import Results
+from gradbatch.experiments.reproduce.trial import Trial
+
+__all__ = ["Block", "Claim", "Experiment", "Plot", "Scale", "Table", "Verdict"]
+
+Scale = Literal["quick", "full"]
+"""``"quick"`` shows in a minute or so that everything works; ``"full"`` is what pages report."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table of a page.
+
+    Attributes:
+        caption: What it shows, a sentence or two.
+        head: Titles of the columns.
+        rows: Cells as text.
+    """
+
+    caption: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plot:
+    """A figure of a page.
+
+    Attributes:
+        name: Tells it from the page's other figures; empty where there is one.
+        caption: What it shows, a sentence or two.
+        legend: What the numbers of the curves stand for.
+        panels: Side by side.
+    """
+
+    name: str = ""
+    caption: str
+    legend: Sequence[str]
+    panels: Sequence[Panel]
+
+
+Block = Table | Plot | str
+"""A part of a page; text is Markdown."""
+
+
+class Verdict(NamedTuple):
+    """What became of a claim.
+
+    Attributes:
+        answer: Whether it holds; ``"open"`` where what it takes was not run.
+        evidence: The numbers that say so, in a few words.
+    """
+
+    answer: Literal["holds", "in part", "does not hold", "open"]
+    evidence: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """Something that a source says, or that we would like to say.
+
+    Attributes:
+        text: A sentence.
+        judge: The verdict, from the numbers alone.
+    """
+
+    text: str
+    judge: Callable[[Results], Verdict]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A table, a figure or a question, and how to answer it.
+
+    Attributes:
+        name: What the command line calls it; also the name of its page.
+        log: The log that its trials are in; experiments that share trials share it.
+        title: Of the page.
+        source: Whose experiment it is, and where it stands.
+        about: What is run, and where it departs from the source; Markdown.
+        trials: The runs, by scale.
+        blocks: The page's tables and figures, from the outcomes alone.
+        claims: What is to be judged.
+        is_timed: Whether its numbers are times, so that its trials have the machine to themselves.
+    """
+
+    name: str
+    log: str
+    title: str
+    source: str
+    about: str
+    trials: Callable[[Scale], Sequence[Trial]]
+    blocks: Callable[[Results], Sequence[Block]]
+    claims: Sequence[Claim] = ()
+    is_timed: bool = False

@@ -1,0 +1,180 @@
+"""Pages in Markdown: one for each experiment and one above them all, from the logs alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gradbatch.experiments.figures import draw_file
+from gradbatch.experiments.files import write_whole
+from gradbatch.experiments.reproduce.experiment import Claim, Experiment, Plot, Scale, Table, Verdict
+from gradbatch.experiments.reproduce.results import Results, ResultsLog
+
+__all__ = ["Page", "drawn", "log_of", "page_of", "results_of", "table", "verdicts", "write_pages"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """A page that is ready to be written.
+
+    Attributes:
+        text: Markdown.
+        figures: SVG documents by the names of their files.
+    """
+
+    text: str
+    figures: dict[str, str]
+
+
+def log_of(experiment: Experiment, scale: Scale, folder: Path) -> ResultsLog:
+    """The log of an experiment.
+
+    Args:
+        experiment: Which.
+        scale: Quick runs have a log of their own.
+        folder: Of all logs.
+
+    Returns:
+        The log; its file may not be there yet.
+    """
+    return ResultsLog(folder / scale / f"{experiment.log}.jsonl")
+
+
+def results_of(experiment: Experiment, scale: Scale, folder: Path) -> Results:
+    """What came out of an experiment.
+
+    Args:
+        experiment: Which.
+        scale: At what scale.
+        folder: Of all logs.
+
+    Returns:
+        Its trials and their outcomes.
+    """
+    return Results(experiment.trials(scale), log_of(experiment, scale, folder).read())
+
+
+def drawn(experiment: Experiment, folder: Path) -> tuple[Scale, Results]:
+    """The results that a page is made of: the full ones, or the quick ones where there is none of those.
+
+    Args:
+        experiment: Which.
+        folder: Of all logs.
+
+    Returns:
+        The scale and the results.
+    """
+    full = results_of(experiment, "full", folder)
+    return ("full", full) if full.num_run else ("quick", results_of(experiment, "quick", folder))
+
+
+def page_of(experiment: Experiment, scale: Scale, results: Results) -> Page:
+    """The page of an experiment.
+
+    Args:
+        experiment: Which.
+        scale: Of the results.
+        results: What came out.
+
+    Returns:
+        The page.
+    """
+    figures: dict[str, str] = {}
+    parts = [f"# {experiment.title}", f"Source: {experiment.source}", experiment.about.strip()]
+    if experiment.claims:
+        parts += ["## What holds", _claims_table(experiment, scale, results)]
+    parts.append("## What came out")
+    for block in experiment.blocks(results):
+        if isinstance(block, Table):
+            parts += [table(block.head, block.rows), f"*{block.caption}*"]
+        elif isinstance(block, Plot):
+            name = f"{experiment.name}{'-' if block.name else ''}{block.name}.svg"
+            figures[name] = draw_file(block.panels, block.legend, name.removesuffix(".svg"))
+            parts += [f"![{block.caption}]({name})", f"*{block.caption}*"]
+        else:
+            parts.append(block.strip())
+    parts += ["## How to repeat it", _provenance(experiment, scale, results)]
+    return Page(text="\n\n".join(parts) + "\n", figures=figures)
+
+
+def write_pages(experiments: Sequence[Experiment], results: Path, pages: Path) -> list[Path]:
+    """Draw the pages of experiments anew.
+
+    Args:
+        experiments: Those whose pages are wanted.
+        results: Folder of the logs.
+        pages: Folder of the pages; made if it is not there.
+
+    Returns:
+        The pages that were written; an experiment of which nothing was run has none.
+    """
+    pages.mkdir(parents=True, exist_ok=True)
+    written = []
+    for experiment in experiments:
+        scale, outcomes = drawn(experiment, results)
+        if not outcomes.num_run:
+            continue
+        page = page_of(experiment, scale, outcomes)
+        for name, figure in page.figures.items():
+            write_whole(pages / name, figure, what="figure", flag="--pages")
+        path = pages / f"{experiment.name}.md"
+        write_whole(path, page.text, what="page", flag="--pages")
+        written.append(path)
+    return written
+
+
+def verdicts(experiment: Experiment, scale: Scale, results: Results) -> list[tuple[Claim, Verdict]]:
+    """The claims of an experiment and what became of them; quick runs are too short to judge by.
+
+    Args:
+        experiment: Which.
+        scale: Of the results.
+        results: What came out.
+
+    Returns:
+        In the order of the claims.
+    """
+    judged = [(claim, claim.judge(results)) for claim in experiment.claims]
+    if scale == "full":
+        return judged
+    return [(claim, Verdict("open", f"quick runs only: {verdict.evidence}")) for claim, verdict in judged]
+
+
+def _claims_table(experiment: Experiment, scale: Scale, results: Results) -> str:
+    rows = [(claim.text, f"**{one.answer}**", one.evidence) for claim, one in verdicts(experiment, scale, results)]
+    return table(("claim", "verdict", "what we see"), rows)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table.
+
+    Args:
+        head: Titles of the columns.
+        rows: Cells as text.
+
+    Returns:
+        Its lines.
+    """
+    lines = [head, ["---"] * len(head), *rows]
+    escaped = ([cell.replace("|", "\\|") for cell in line] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
+
+
+def _provenance(experiment: Experiment, scale: Scale, results: Results) -> str:
+    """The command, and what the numbers were made with."""
+    used = [results.outcomes[trial.key] for trial in results.trials if trial.key in results.outcomes]
+    facts = {
+        name: sorted({str(outcome.provenance.get(name, "")) for outcome in used})
+        for name in ("commit", "torch", "processor", "num_cpus", "jobs")
+    }
+    seeds = sorted({trial.settings.seed for trial in results.trials})
+    num_trials = len({trial.key for trial in results.trials})
+    num_run = len({trial.key for trial in results.trials if trial.key in results.outcomes})
+    log = f"results/{scale}/{experiment.log}.jsonl"
+    return (
+        f"    gradbatch reproduce {experiment.name} --scale {scale}\n\n"
+        f"{num_run:,} of {num_trials:,} runs are in. Every row names its lines of the raw log, [{log}](../../{log}); "
+        "each line holds the command, seed, commit and machine of one run. "
+        f"Seeds {', '.join(map(str, seeds))}; commits {', '.join(facts['commit'])} (a plus marks a tree with changes); "
+        f"torch {', '.join(facts['torch'])}; {', '.join(facts['processor'])}, {', '.join(facts['num_cpus'])} cores, "
+        f"{', '.join(facts['jobs'])} runs at a time with a thread each."
+    )

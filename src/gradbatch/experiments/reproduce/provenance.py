@@ -1,0 +1,64 @@
+"""Where a number comes from: commit, versions, machine, date."""
+
+import datetime
+import os
+import platform
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import gradbatch
+from gradbatch.experiments.run import version
+
+__all__ = ["provenance"]
+
+
+def provenance(*, jobs: int) -> dict[str, Any]:
+    """What is written beside every result.
+
+    Args:
+        jobs: Runs at a time, which the seconds depend on.
+
+    Returns:
+        Ready for JSON.
+    """
+    return {
+        "commit": _commit(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "gradbatch": version(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "processor": _processor(),
+        "num_cpus": os.cpu_count(),
+        "threads": 1,
+        "jobs": jobs,
+    }
+
+
+@cache
+def _commit() -> str:
+    """The commit of the source tree, with a plus where it was changed since; empty outside of one."""
+    folder = Path(gradbatch.__file__).parent
+    try:
+        name = _git(folder, "rev-parse", "--short=10", "HEAD")
+        return name + ("+" if _git(folder, "status", "--porcelain", "--", str(folder)) else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def _git(folder: Path, *words: str) -> str:
+    return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@cache
+def _processor() -> str:
+    """The processor's name, as Linux gives it, or the machine's."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
