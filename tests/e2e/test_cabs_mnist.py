@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 
 import gradbatch as gb
-from gradbatch.experiments.models import mlp
+from gradbatch.experiments.data import InputSpec
+from gradbatch.experiments.image_models import mlp
 from gradbatch.experiments.tasks import TASKS
 
 LR, EPOCHS = 0.5, 2
@@ -58,7 +59,7 @@ class Twin:
 def test_every_batch_size_in_the_log_is_the_twin_s(data_dir):
     data = TASKS["mnist"].load(data_dir).train
     images, labels = data.inputs.double().flatten(1), data.targets
-    model = mlp(784, 10).double()
+    model = mlp(InputSpec((784,)), 10).double()
     twin = Twin([p.detach().numpy().copy() for p in model.parameters()])
     stream = gb.SampleStream((images, labels), seed=0)
     optimizer = torch.optim.SGD(model.parameters(), lr=LR)

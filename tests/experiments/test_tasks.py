@@ -19,11 +19,8 @@ def test_missing_data_say_what_to_put_where(name, tmp_path, monkeypatch):
 # CIFAR-10 has tests of its own, in which it is read once.
 @pytest.mark.data
 @pytest.mark.parametrize("name", sorted(set(TASKS) - {"cifar10", "cifar10-crop"}))
-def test_every_model_suits_its_task(name, data_dir):
-    task = TASKS[name]
-    if name not in ("digits", "mnist", "fashion-mnist") and not any(data_dir.glob(FILES[name])):
-        pytest.skip(f"{FILES[name]} is not in {data_dir}")
-    data = task.load(data_dir)
+def test_every_model_suits_its_task(name, load_task):
+    task, data = TASKS[name], load_task(name)
     assert len(data.train.targets) == task.train_samples
     assert int(data.train.targets.max()) == int(data.test.targets.max()) == task.num_classes - 1
     for model in task.models:

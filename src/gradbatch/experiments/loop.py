@@ -33,7 +33,7 @@ __all__ = ["train"]
 
 
 def train(settings: TrainSettings, progress: RunProgress | None = None) -> Path:
-    """Train, log every update, evaluate and keep a checkpoint at every epoch's end, or more often where asked for.
+    """Train, log every update, evaluate and keep a checkpoint at every epoch's end, or as often as asked for.
 
     Args:
         settings: What to train and how. With ``resume`` the run in ``out`` goes on, bit for bit on CPU.
@@ -99,7 +99,7 @@ def train(settings: TrainSettings, progress: RunProgress | None = None) -> Path:
             schedule.step(record)
             state.step, state.samples_seen = record.step + 1, record.samples_seen
             is_last = budget.is_spent(step=state.step, samples_seen=state.samples_seen)
-            is_due = is_last or _is_due(record, stream.dataset_size, settings.evaluate_every)
+            is_due = is_last or _has_passed(record, settings.evaluate_every or stream.dataset_size)
             if is_due:
                 # The evaluation comes before the checkpoint: were the run killed in between, it would go on
                 # from the older checkpoint and evaluate again.
@@ -111,10 +111,9 @@ def train(settings: TrainSettings, progress: RunProgress | None = None) -> Path:
     return folder.path
 
 
-def _is_due(record: Record, dataset_size: int, every: int | None) -> bool:
-    """Whether an epoch ended with this update, or a multiple of ``every`` samples was passed in it."""
-    passed = (size for size in (dataset_size, every) if size is not None)
-    return any(record.samples_seen // size > (record.samples_seen - record.batch_size) // size for size in passed)
+def _has_passed(record: Record, every: int) -> bool:
+    """Whether a multiple of so many samples was reached or passed with this update."""
+    return record.samples_seen // every > (record.samples_seen - record.batch_size) // every
 
 
 def _as_it_is(inputs: Tensor) -> Tensor:

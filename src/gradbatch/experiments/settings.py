@@ -100,7 +100,7 @@ class TrainSettings:
         default=False, metadata=_flag("", "random crops and flips of the training images, where the task has them")
     )
     evaluate_every: int | None = field(
-        default=None, metadata=_flag("SAMPLES", "evaluate after every so many samples, too (default: once an epoch)")
+        default=None, metadata=_flag("SAMPLES", "samples between two evaluations and checkpoints (default: an epoch)")
     )
     evaluate_training: bool = field(default=False, metadata=_flag("", "evaluate on the whole training set as well"))
     device: str = field(

@@ -24,7 +24,6 @@ class Task:
         models: Names of the models that suit it, the default first.
         train_samples: Samples to train on, before any are held out.
         num_classes: Number of classes.
-        train_samples: Size of the training set, known before it is read.
         metric: What its models are judged by.
         lr: Default learning rate of SGD.
         momentum: Default momentum of SGD.
@@ -38,7 +37,6 @@ class Task:
     models: tuple[str, ...]
     train_samples: int
     num_classes: int = 10
-    train_samples: int
     metric: Metric = ACCURACY
     lr: float
     momentum: float = 0.0

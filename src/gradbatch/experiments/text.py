@@ -35,7 +35,7 @@ _MIN_COUNT = 2
 """Times a word is in the training file to be known: one seen once has a vector that nothing else could teach."""
 
 _SENTENCE_LENGTH = 100
-"""Tokens. Of the 10717 sentences at most the tails of a few behind the second entity are cut off."""
+"""Tokens. One training sentence is longer, with 103; what is cut off lies behind its second entity."""
 
 _NUMBER = "0"
 _TOKEN = re.compile(r"</?e[12]>|[^\W\d_]+|\d+|[^\w\s]|_")

@@ -1,0 +1,104 @@
+"""Who takes part in the comparison of rules: constant batches, the same with a cosine decay, and every rule."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from gradbatch.experiments.reproduce.benches import BENCHES, Bench
+from gradbatch.experiments.reproduce.experiment import Scale
+from gradbatch.experiments.reproduce.trial import Trial, trial
+
+__all__ = ["RULES", "contest"]
+
+_NUM_EVALUATIONS = 12
+
+RULES: Mapping[str, Mapping[str, Any]] = {
+    "noise-floor": {"rule": "noise-floor"},
+    "cabs": {"rule": "cabs"},
+    "cabs, with momentum": {"rule": "cabs", "set": ("with_momentum=true",)},
+    "ba": {"rule": "ba", "set": ("momentum=0.9",)},
+    "ba, the code's stop": {"rule": "ba", "set": ("momentum=0.9", "stop=code")},
+    "dba": {"rule": "dba", "batch_size": 128},
+    "noise-scale": {"rule": "noise-scale"},
+    "norm-test": {"rule": "norm-test"},
+    "inner-product-test": {"rule": "inner-product-test"},
+    "simigrad": {"rule": "simigrad"},
+    "loss-ratio": {"rule": "loss-ratio"},
+    "goodput": {"rule": "goodput"},
+    "adascale": {"rule": "adascale", "batch_size": 128},
+    "adabatch": {"rule": "adabatch"},
+    "divebatch": {"rule": "divebatch"},
+}
+"""Rules with their defaults, and what their runs set. All begin with 32 samples but for those that say otherwise."""
+
+_ONLY_SGD = ("ba", "ba, the code's stop", "cabs, with momentum", "adascale")
+"""Rules that are about SGD's step, or whose momentum Adam has not."""
+
+
+def contest(scale: Scale, names: Sequence[str] = tuple(BENCHES)) -> list[Trial]:
+    """The runs of the comparison.
+
+    Args:
+        scale: The quick one has one task, two rates and two rules.
+        names: Of the tasks.
+
+    Returns:
+        Task by task and seed by seed; the constant batches first.
+    """
+    found: list[Trial] = []
+    for name in names:
+        bench = BENCHES[name]
+        if scale == "full":
+            for optimizer, rates in bench.rates.items():
+                for seed in range(bench.seeds):
+                    found += _trials(bench, optimizer, rates, seed)
+        elif name == "digits":
+            found += _quick(bench)
+    return found
+
+
+def _trials(bench: Bench, optimizer: str, rates: Sequence[float], seed: int) -> Iterator[Trial]:
+    """All contenders at all rates."""
+    for rate in rates:
+        for schedule in ("none", "cosine"):
+            for size in bench.sizes:
+                place = {"kind": schedule, "size": size}
+                yield _trial(bench, optimizer, rate, seed, place, batch_size=size, lr_schedule=schedule)
+    for name, settings in RULES.items():
+        if optimizer == "sgd" or name not in _ONLY_SGD:
+            for rate in rates:
+                own = _stretched(settings, bench)
+                yield _trial(bench, optimizer, rate, seed, {"kind": "rule", "rule": name}, **own)
+
+
+def _quick(bench: Bench) -> Iterator[Trial]:
+    """A few runs that have something of everything."""
+    for rate in bench.rates["sgd"][1:3]:
+        for schedule in ("none", "cosine"):
+            for size in (16, 128):
+                place = {"kind": schedule, "size": size}
+                yield _trial(bench, "sgd", rate, 0, place, batch_size=size, lr_schedule=schedule, samples=3000)
+        for name in ("noise-floor", "cabs"):
+            yield _trial(bench, "sgd", rate, 0, {"kind": "rule", "rule": name}, **RULES[name], samples=3000)
+
+
+def _trial(bench: Bench, optimizer: str, rate: float, seed: int, place: Mapping[str, Any], **changes: Any) -> Trial:
+    """One run on a task."""
+    settings: dict[str, Any] = {
+        **bench.settings,
+        "samples": bench.samples,
+        "optimizer": optimizer,
+        "lr": rate,
+        **({"momentum": 0.9} if optimizer == "sgd" else {}),
+        **changes,
+    }
+    settings["evaluate_every"] = settings["samples"] // _NUM_EVALUATIONS
+    where = {"task": bench.name, "optimizer": optimizer, "lr": rate, **place}
+    return trial(place=where, seed=seed, **settings)
+
+
+def _stretched(settings: Mapping[str, Any], bench: Bench) -> dict[str, Any]:
+    """Rules that plan by epochs plan for 100 or 300 of them; here, for those of the budget."""
+    found = dict(settings)
+    if settings["rule"] in ("adabatch", "divebatch"):
+        found["set"] = (f"interval={max(1, round(bench.samples / bench.train_samples / 5))}",)
+    return found

@@ -1,0 +1,153 @@
+"""Where the contenders stand: scores over seeds, the best of a grid, and what is lost against it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean
+from typing import Any
+
+from gradbatch.experiments.reproduce.benches import BENCHES, Bench
+from gradbatch.experiments.reproduce.cells import final
+from gradbatch.experiments.reproduce.results import Outcome, Results
+
+__all__ = ["Field", "Standing"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """A contender at one learning rate, over its seeds.
+
+    Attributes:
+        rate: The learning rate.
+        size: The constant batch size; ``None`` for a rule.
+        test: Mean of the score on the test set at the end of training.
+        validation: The same on the validation set, by which choices are made.
+        outcomes: Of the seeds.
+    """
+
+    rate: float
+    size: int | None
+    test: float
+    validation: float
+    outcomes: Sequence[Outcome]
+
+    @property
+    def updates(self) -> float:
+        """Mean number of updates."""
+        return mean(outcome.number("updates") for outcome in self.outcomes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Field:
+    """The contenders on a task with an optimizer.
+
+    Attributes:
+        bench: The task.
+        optimizer: ``"sgd"`` or ``"adam"``.
+        results: All there are.
+    """
+
+    bench: Bench
+    optimizer: str
+    results: Results
+
+    @classmethod
+    def of(cls, results: Results, task: str, optimizer: str) -> "Field":
+        """The field of a task, by its name."""
+        return cls(bench=BENCHES[task], optimizer=optimizer, results=results)
+
+    @property
+    def rates(self) -> Sequence[float]:
+        """The learning rates that were run."""
+        mine = {"task": self.bench.name, "optimizer": self.optimizer}
+        return sorted({trial.place["lr"] for trial, _ in self.results.pairs(**mine)})
+
+    def at(self, rate: float, **contender: Any) -> Standing | None:
+        """A contender at a rate; ``None`` where it was not run.
+
+        Args:
+            rate: The learning rate.
+            **contender: ``kind`` and ``size``, or ``rule``.
+
+        Returns:
+            The standing.
+        """
+        place = {"task": self.bench.name, "optimizer": self.optimizer, "lr": rate, **contender}
+        found = self.results.of(**place)
+        if not found:
+            return None
+        return Standing(
+            rate=rate,
+            size=contender.get("size"),
+            test=mean(self._score(outcome, "test_score") for outcome in found),
+            validation=mean(self._score(outcome, "validation_score") for outcome in found),
+            outcomes=found,
+        )
+
+    def best_constant(self, rate: float, kind: str = "none") -> Standing | None:
+        """The constant batch size that the validation set chooses at a rate.
+
+        Args:
+            rate: The learning rate.
+            kind: ``"none"`` or ``"cosine"``, the rate's schedule.
+
+        Returns:
+            Its standing; ``None`` where none was run.
+        """
+        found = [self.at(rate, kind=kind, size=size) for size in self.bench.sizes]
+        return self.best([one for one in found if one is not None])
+
+    def best_of_grid(self, kind: str = "none") -> Standing | None:
+        """The constant batch size and learning rate that the validation set chooses.
+
+        Args:
+            kind: ``"none"`` or ``"cosine"``.
+
+        Returns:
+            Their standing; ``None`` where none was run.
+        """
+        found = [self.best_constant(rate, kind) for rate in self.rates]
+        return self.best([one for one in found if one is not None])
+
+    def over_rates(self, **contender: Any) -> list[Standing]:
+        """A contender at every rate at which it was run."""
+        found = [self.at(rate, **contender) for rate in self.rates]
+        return [one for one in found if one is not None]
+
+    def best(self, standings: Sequence[Standing]) -> Standing | None:
+        """The one that the validation set chooses."""
+        sign = 1 if self.bench.metric.is_higher_better else -1
+        return max(standings, key=lambda one: sign * one.validation, default=None)
+
+    def regrets(self, rule: str) -> list[float]:
+        """What a rule loses at each rate against the best constant batch there; below 0 where it gains."""
+        losses = []
+        for standing in self.over_rates(kind="rule", rule=rule):
+            constant = self.best_constant(standing.rate)
+            if constant is not None:
+                losses.append(self.bench.loss_of(standing.test, constant.test))
+        return losses
+
+    def spread(self, standings: Sequence[Standing]) -> float:
+        """The worst minus the best over rates, nan for fewer than two."""
+        if len(standings) < 2:
+            return math.nan
+        scores = [one.test for one in standings]
+        best, worst = (max, min) if self.bench.metric.is_higher_better else (min, max)
+        return self.bench.loss_of(worst(scores), best(scores))
+
+    def constant_over_rates(self) -> list[Standing]:
+        """The constant batch of the best cell of the grid, at every rate."""
+        best = self.best_of_grid()
+        return [] if best is None else self.over_rates(kind="none", size=best.size)
+
+    def to_target(self, outcome: Outcome, target: float, name: str) -> float:
+        """A cost at the first evaluation with a validation score as good as the target, nan where none has it."""
+        sign = 1 if self.bench.metric.is_higher_better else -1
+        pairs = zip(outcome.curve(name), outcome.curve("validation_score"), strict=True)
+        return next((cost for cost, score in pairs if sign * score >= sign * target), math.nan)
+
+    def _score(self, outcome: Outcome, name: str) -> float:
+        """The last score; that of a model that knows nothing, where training diverged."""
+        score = final(outcome, name)
+        return self.bench.chance if outcome.is_diverged or not math.isfinite(score) else score
