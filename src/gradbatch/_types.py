@@ -43,6 +43,8 @@ QUANTITIES = (
     "position_sqnorm",
     "preconditioned_variance",
     "preconditioned_sqnorm",
+    "descent_variance",
+    "descent_sqnorm",
 )
 """Names of the scalar quantities that a rule may ask for; ``"layers"`` and ``"groups"`` ask for them in parts."""
 
@@ -93,6 +95,8 @@ class LayerStatistics:
         position_sqnorm: $\frac1B\sum_i\sum_t\|g_{it}\|^2$.
         preconditioned_variance: $\sum_d p_d^2\operatorname{var}_d$.
         preconditioned_sqnorm: $\sum_d p_d^2\bar g_d^2$.
+        descent_variance: $\sum_d p_d\operatorname{var}_d$.
+        descent_sqnorm: $\sum_d p_d\bar g_d^2$.
     """
 
     num_samples: int
@@ -106,6 +110,8 @@ class LayerStatistics:
     position_sqnorm: float | None = None
     preconditioned_variance: float | None = None
     preconditioned_sqnorm: float | None = None
+    descent_variance: float | None = None
+    descent_sqnorm: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +139,10 @@ class Statistics:
             optimizer puts on the gradient: $p_d=1/(\sqrt{\hat v_d}+\epsilon)$ of Adam as it stood before the update
             (the variance then has no unit), and 1 for SGD; ``None`` for others, and until Adam has made five steps.
         preconditioned_sqnorm: $\sum_d p_d^2\bar g_d^2$, likewise.
+        descent_variance: $\sum_d p_d\operatorname{var}_d$: the noise of an update as the loss feels it, since the update is
+            $-\eta p_d\bar g_d$; ``grad_variance`` for SGD.
+        descent_sqnorm: $\sum_d p_d\bar g_d^2$, what an update takes from the loss to first order, per unit of rate;
+            ``grad_sqnorm`` for SGD.
         layers: The same per layer, by the layer's name, when ``"layers"`` was asked for.
         groups: The same per parameter group of the optimizer, when ``"groups"`` was asked for.
         strides: Sums over strides of the samples, by the parameters' names, when they were asked for.
@@ -151,6 +161,8 @@ class Statistics:
     position_sqnorm: float | None = None
     preconditioned_variance: float | None = None
     preconditioned_sqnorm: float | None = None
+    descent_variance: float | None = None
+    descent_sqnorm: float | None = None
     layers: Mapping[str, LayerStatistics] | None = None
     groups: tuple[LayerStatistics, ...] | None = None
     strides: Mapping[str, Strides] | None = None
@@ -247,6 +259,8 @@ class Record:
         position_sqnorm: See `Statistics`.
         preconditioned_variance: See `Statistics`.
         preconditioned_sqnorm: See `Statistics`.
+        descent_variance: See `Statistics`.
+        descent_sqnorm: See `Statistics`.
         group_lrs: Learning rates of all parameter groups, where there are several.
         groups: See `Statistics`.
         numbers: What stands behind the reason, see `Decision`.
@@ -277,6 +291,8 @@ class Record:
     position_sqnorm: float | None = None
     preconditioned_variance: float | None = None
     preconditioned_sqnorm: float | None = None
+    descent_variance: float | None = None
+    descent_sqnorm: float | None = None
     group_lrs: tuple[float, ...] = ()
     groups: tuple[LayerStatistics, ...] | None = None
     numbers: Mapping[str, float] = field(default_factory=dict)

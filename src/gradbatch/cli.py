@@ -312,8 +312,8 @@ _REPLAY = (
 )
 _REPLAY_SET = "hyper-parameters of the rule; the rule that drove the run begins with those that it had there"
 _REPRODUCE = (
-    "Run the experiments of the papers and set ours beside theirs. What the logs have already is not run again, so that "
-    "an interrupted experiment goes on where it stopped."
+    "Run the experiments of the papers and set ours beside theirs. What the logs have already is not run again, so "
+    "that an interrupted experiment goes on where it stopped."
 )
 _SCALE = "quick shows in a minute or so that everything works; full takes hours (default: quick)"
 _RESULTS = "folder of the logs, one line a run (default: results)"

@@ -11,13 +11,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from gradbatch._types import Record
 from gradbatch.controller import Controller
 from gradbatch.experiments.budget import Budget
 from gradbatch.experiments.build import build_model, build_optimizer, load_dataset
-from gradbatch.experiments.evaluation import evaluate_splits
+from gradbatch.experiments.evaluation import cross_entropy, evaluate_splits
 from gradbatch.experiments.interrupts import StoppedError, stop_on_signals
 from gradbatch.experiments.logs import RunLogs, RunProgress
 from gradbatch.experiments.lr_schedules import LrSchedule
@@ -90,9 +89,7 @@ def train(settings: TrainSettings, progress: RunProgress | None = None) -> Path:
             return folder.path  # the run was complete
 
         for inputs, targets in controller.run(**budget.left(step=state.step, samples_seen=state.samples_seen)):
-            outputs = model(augment(inputs))
-            # One class a sample, or one a token: both are means over samples, as all samples have as many tokens.
-            controller.backward(F.cross_entropy(outputs.flatten(0, -2), targets.flatten()))
+            controller.backward(cross_entropy(model(augment(inputs)), targets))
             record = controller.step()
             if record is None:  # more micro-batches belong to this update
                 continue

@@ -7,21 +7,15 @@ from gradbatch.errors import InvalidInputError
 
 __all__ = ["BY_LAYERS", "ELEMENTWISE", "PRECONDITIONED", "checked", "stride_of"]
 
-PRECONDITIONED = frozenset({"preconditioned_variance", "preconditioned_sqnorm"})
+PRECONDITIONED = frozenset(
+    {"preconditioned_variance", "preconditioned_sqnorm", "descent_variance", "descent_sqnorm"}
+)
 """What weighs each number of the gradient by what the optimizer knows of it."""
 
 ELEMENTWISE = PRECONDITIONED | {"diagonal_projection_variance"}
 """What takes elementwise second moments."""
 
-BY_LAYERS = frozenset(
-    {
-        "projection_variance",
-        "diagonal_projection_variance",
-        "position_sqnorm",
-        "preconditioned_variance",
-        "preconditioned_sqnorm",
-    }
-)
+BY_LAYERS = ELEMENTWISE | {"projection_variance", "position_sqnorm"}
 """What cannot be estimated from pieces of a batch (``chunks``); beside it, all of strides."""
 
 _MEASURED = frozenset(QUANTITIES) | {"layers", "groups"}

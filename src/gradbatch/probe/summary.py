@@ -139,27 +139,33 @@ def _weighted(
     quantities: frozenset[str],
 ) -> dict[str, dict[int, tuple[Tensor, Tensor]]]:
     r"""$\sum_d w_d\sum_i g_{id}^2$ and $\sum_d w_d\bar g_d^2$ by parameter, whose difference has the variances."""
-    # "diagonal" has the gradient's squares for weights, "preconditioned" those of p, where all parameters have one.
+    # "diagonal" has the gradient's squares for weights, "preconditioned" those of p and "descent" p itself, where all
+    # parameters have one.
     places = [place for place in sums.second_moments if place in grads]
     factors: dict[str, Mapping[int, Tensor]] = {}
     if "diagonal_projection_variance" in quantities:
         factors["diagonal"] = grads
     known = {place: own for place, own in enumerate(preconditioners) if own is not None}
-    if not quantities.isdisjoint(PRECONDITIONED) and known.keys() >= grads.keys():
-        factors["preconditioned"] = known
+    if known.keys() >= grads.keys():
+        kinds = ("preconditioned", "descent")
+        factors |= {kind: known for kind in kinds if any(name.startswith(f"{kind}_") for name in quantities)}
+    powers = {"descent": 1}
     return {
-        kind: {place: _weighted_sums(own[place], grads[place], sums.second_moments[place]) for place in places}
+        kind: {
+            place: _weighted_sums(own[place], powers.get(kind, 2), grads[place], sums.second_moments[place])
+            for place in places
+        }
         for kind, own in factors.items()
     }
 
 
-def _weighted_sums(factor: Tensor, grad: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
-    """The sums of a second moment, and of a gradient's squares, times the squares of a factor."""
+def _weighted_sums(factor: Tensor, power: int, grad: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
+    """The sums of a second moment, and of a gradient's squares, times a factor or its square."""
     flat = [tensor.to_dense().to(moment.dtype).reshape(-1).split(_IN_CACHE) for tensor in (factor, grad, moment)]
     pairs = []
     for own, grads, moments in zip(*flat, strict=True):
-        weights = own.square()
-        squares = weights if factor is grad else grads.square()
+        squares = grads.square()
+        weights = squares if factor is grad else own.square() if power == 2 else own
         pairs.append(torch.stack([torch.dot(weights, moments), torch.dot(weights, squares)]))
     first, second = (pairs[0] if len(pairs) == 1 else torch.stack(pairs).sum(0)).unbind()
     return first, second
@@ -252,10 +258,9 @@ def _asked(
         values["projection_variance"] = spread
     if "diagonal_projection_variance" in quantities and sums.second_moments:
         values["diagonal_projection_variance"] = totals["diagonal"]
-    if "preconditioned_variance" in quantities:
-        values["preconditioned_variance"] = totals.get("preconditioned")
-    if "preconditioned_sqnorm" in quantities:
-        values["preconditioned_sqnorm"] = totals.get("preconditioned grad")
+    for kind in ("preconditioned", "descent"):
+        found = {f"{kind}_variance": totals.get(kind), f"{kind}_sqnorm": totals.get(f"{kind} grad")}
+        values |= {name: value for name, value in found.items() if name in quantities}
     return values
 
 

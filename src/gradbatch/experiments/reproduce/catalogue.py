@@ -1,11 +1,25 @@
 """All experiments, by name."""
 
-from gradbatch.experiments.reproduce import dba, regret
+from gradbatch.experiments.reproduce import (
+    adabatch,
+    ba,
+    ba_appendix,
+    ba_covariance,
+    ba_rates,
+    ba_relation,
+    cabs,
+    dba,
+    dba_audit,
+    regret,
+    speed,
+)
 from gradbatch.experiments.reproduce.experiment import Experiment
 
 __all__ = ["EXPERIMENTS"]
 
 EXPERIMENTS: dict[str, Experiment] = {
-    experiment.name: experiment for family in (dba, regret) for experiment in family.EXPERIMENTS
+    experiment.name: experiment
+    for family in (dba, dba_audit, ba, ba_rates, ba_relation, ba_appendix, ba_covariance, cabs, adabatch, speed, regret)
+    for experiment in family.EXPERIMENTS
 }
 """The experiments in the order of the pages."""

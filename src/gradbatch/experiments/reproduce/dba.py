@@ -1,4 +1,4 @@
-"""DBA's experiments on MNIST: Table 1, the figures, and an audit of what could explain the table."""
+"""DBA's experiments on MNIST: Table 1 and the figures."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,9 +12,9 @@ from gradbatch.experiments.reproduce.experiment import Block, Claim, Experiment,
 from gradbatch.experiments.reproduce.results import Outcome, Results
 from gradbatch.experiments.reproduce.trial import Trial, trial
 
-__all__ = ["EXPERIMENTS"]
+__all__ = ["EXPERIMENTS", "PAPER", "SOURCE", "row_settings"]
 
-_SOURCE = (
+SOURCE = (
     "Simionescu, Stoica and Herscovici 2022, *Dynamic Batch Adaptation* ([arXiv:2208.00815]"
     "(https://arxiv.org/abs/2208.00815))"
 )
@@ -34,7 +34,7 @@ _OPTIMIZERS: Mapping[str, Mapping[str, Any]] = {
 _DATA: Mapping[str, int | None] = {"100 %": None, "10 %": 600, "1 %": 60, "10 a class": 10}
 """Parts of MNIST, and how many images of each class they have."""
 
-_PAPER: Mapping[str, Mapping[str, str]] = {
+PAPER: Mapping[str, Mapping[str, str]] = {
     "SGD 64": {"100 %": "98.16", "10 %": "95.15", "1 %": "87.63"},
     "SGD 128": {"100 %": "98.15", "10 %": "94.99", "1 %": "87.57"},
     "SGD 256": {"100 %": "98.07", "10 %": "94.83", "1 %": "87.38"},
@@ -49,8 +49,16 @@ _PAPER: Mapping[str, Mapping[str, str]] = {
 """The paper's Table 1, means of the best test accuracy in per cent; the last column is from its text."""
 
 
-def _settings(variant: str, data: str) -> dict[str, Any]:
-    """What a row of Table 1 sets, on a part of MNIST."""
+def row_settings(variant: str, data: str) -> dict[str, Any]:
+    """What a row of Table 1 sets, on a part of MNIST.
+
+    Args:
+        variant: A row of `PAPER`.
+        data: A column of it, or ``"10 a class"``.
+
+    Returns:
+        Fields of `TrainSettings`, without budget and seed.
+    """
     is_tiny = data == "10 a class"
     method, _, last = variant.partition(" ")
     settings = {**_COMMON, **_OPTIMIZERS[method.removeprefix("DBA+")], "per_class": _DATA[data]}
@@ -71,10 +79,10 @@ _BUDGETS: Mapping[Scale, Mapping[str, tuple[int, int]]] = {
 def _table_trials(scale: Scale) -> list[Trial]:
     """Every row on every part of MNIST, seed by seed."""
     return [
-        trial(place={"variant": variant, "data": data}, seed=seed, epochs=epochs, **_settings(variant, data))
+        trial(place={"variant": variant, "data": data}, seed=seed, epochs=epochs, **row_settings(variant, data))
         for data, (epochs, seeds) in _BUDGETS[scale].items()
         for seed in range(seeds)
-        for variant in _PAPER
+        for variant in PAPER
     ]
 
 
@@ -83,7 +91,7 @@ def _table(results: Results) -> list[Block]:
     parts = [data for data in _DATA if data in results.values_of("data")]
     head = ["", *(f"{data}: paper | ours, best | ours, chosen".replace("|", "/") for data in parts), "log lines"]
     rows = []
-    for variant, paper in _PAPER.items():
+    for variant, paper in PAPER.items():
         cells = []
         for data in parts:
             found = results.of(variant=variant, data=data)
@@ -107,8 +115,8 @@ def _judge_gain(data: str, claimed: float) -> Claim:
     """Whether DBA+SGD beats the best baseline on a part of MNIST by about what the paper says."""
 
     def judge(results: Results) -> Verdict:
-        dba = {name: _mean_best(results, name, data) for name in _PAPER if name.startswith("DBA+SGD")}
-        others = {name: _mean_best(results, name, data) for name in _PAPER if not name.startswith("DBA")}
+        dba = {name: _mean_best(results, name, data) for name in PAPER if name.startswith("DBA+SGD")}
+        others = {name: _mean_best(results, name, data) for name in PAPER if not name.startswith("DBA")}
         if not all(map(math.isfinite, [*dba.values(), *others.values()])):
             return Verdict("open", "not run")
         gain = 100 * (max(dba.values()) - max(others.values()))
@@ -224,7 +232,7 @@ def _figure3(results: Results) -> list[Block]:
     """How much of the data updates used."""
     rows = []
     for data in results.values_of("data"):
-        for variant in _PAPER:
+        for variant in PAPER:
             found = results.of(variant=variant, data=data)
             if variant.startswith("DBA") and found:
                 epochs = [outcome.number("samples") / outcome.number("train_samples") for outcome in found]
@@ -262,145 +270,13 @@ def _judge_use(results: Results) -> Verdict:
     )
 
 
-_READINGS: Mapping[str, Mapping[str, Any]] = {
-    "SGD 64": {"batch_size": 64},
-    "as we read it, norm": {"set": ("metric=norm",)},
-    "as we read it, variance": {"set": ("metric=variance",)},
-    "the trace of the variance": {"set": ("metric=trace",)},
-    "the norm of the deviations": {"set": ("metric=std",)},
-    "variance over the strides' means": {"set": ("metric=variance", "metric_over=stride")},
-    "norm, each tensor a layer": {"set": ("metric=norm", "per=parameter")},
-    "variance, each tensor a layer": {"set": ("metric=variance", "per=parameter")},
-    "norm, the candidate in its mean": {"set": ("metric=norm", "mixes_candidate=true")},
-    "variance, the candidate in its mean": {"set": ("metric=variance", "mixes_candidate=true")},
-    "norm, pseudo-code to the letter": {"set": ("metric=norm", "literal=true")},
-    "variance, pseudo-code to the letter": {"set": ("metric=variance", "literal=true")},
-    "norm, bottom-up only": {"set": ("metric=norm", "strategy=bottom-up")},
-    "variance, bottom-up only": {"set": ("metric=variance", "strategy=bottom-up")},
-    "norm, top-down only": {"set": ("metric=norm", "strategy=top-down")},
-    "variance, top-down only": {"set": ("metric=variance", "strategy=top-down")},
-    "variance, the running mean turns over at once": {"set": ("metric=variance", "decay=0.1")},
-}
-"""Readings of what the paper leaves open, at 1 % of MNIST with SGD."""
-
-_CAPS: Mapping[str, int] = {"10 %": 2048, "1 %": 600, "10 a class": 100}
-
-
-def _slips(scale: Scale) -> list[Trial]:
-    """The loader over the whole training set, while only the caps of the batch size come from the subset."""
-    found = []
-    for data, cap in _CAPS.items():
-        is_tiny = data == "10 a class"
-        for name, extra in {
-            "whole set in the loader": {"epochs": 25},
-            "a new subset every epoch": {"samples": 150 * {"10 %": 6000, "1 %": 600, "10 a class": 100}[data]},
-        }.items():
-            for variant in ("SGD 64", "DBA+SGD norm", "DBA+SGD variance"):
-                settings = _settings(variant, data) | {"per_class": None} | extra
-                if variant.startswith("DBA"):
-                    settings["set"] = (*settings["set"], f"max_batch_size={cap}")
-                if scale == "quick":
-                    settings = {key: value for key, value in settings.items() if key != "epochs"} | {"samples": 2000}
-                seeds = range(1 if scale == "quick" else 3 if "epochs" not in extra else 1)
-                place = {"slip": name, "variant": variant, "data": data}
-                found += [trial(place=place, seed=seed, **settings) for seed in seeds]
-    return found
-
-
-def _audit_trials(scale: Scale) -> list[Trial]:
-    """Every reading at 1 %, and the slips of protocol."""
-    epochs, seeds = (4, 1) if scale == "quick" else (150, 3)
-    readings = [
-        trial(
-            place={"reading": name},
-            seed=seed,
-            epochs=epochs,
-            **{
-                **_settings("DBA+SGD norm", "1 %"),
-                **changes,
-                "rule": "dba" if "set" in changes else "fixed",
-                "set": changes.get("set", ()),
-            },
-        )
-        for seed in range(seeds)
-        for name, changes in _READINGS.items()
-    ]
-    return [*readings, *_slips(scale)]
-
-
-def _audit(results: Results) -> list[Block]:
-    """What each reading and each slip gives."""
-    readings = [
-        [
-            name,
-            spread(map(best, found), percent),
-            spread(map(at_validation_best, found), percent),
-            spread((outcome.said("utilisation") for outcome in found), percent),
-            lines(found),
-        ]
-        for name in _READINGS
-        if (found := results.of(reading=name))
-    ]
-    rows = []
-    for slip in ("whole set in the loader", "a new subset every epoch"):
-        for variant in ("SGD 64", "DBA+SGD norm", "DBA+SGD variance"):
-            found = {data: results.of(slip=slip, variant=variant, data=data) for data in _CAPS}
-            cells = [
-                f"{_PAPER[variant].get(data, NONE)} / **{spread(map(best, outcomes), percent)}**"
-                for data, outcomes in found.items()
-            ]
-            rows.append([slip, variant, *cells, lines([o for outcomes in found.values() for o in outcomes])])
-    return [
-        "### Readings of the text, 1 % of MNIST",
-        Table(
-            caption="Best test accuracy, that at the epoch the validation images would choose, and the share of the "
-            "samples that updates used, in per cent. The paper has 96.77 (norm) and 97.83 (variance).",
-            head=["reading", "best", "chosen", "used", "log lines"],
-            rows=readings,
-        ),
-        "### Slips of protocol",
-        Table(
-            caption="Best test accuracy in per cent, the paper's and ours, when more of MNIST than the subset comes "
-            "through the loader and only the largest batch size is the subset's.",
-            head=["slip", "", *(f"{data}: paper / ours" for data in _CAPS), "log lines"],
-            rows=rows,
-        ),
-    ]
-
-
-def _judge_readings(results: Results) -> Verdict:
-    """Whether any reading of the text gives the paper's number at 1 %."""
-    found = {name: results.of(reading=name) for name in _READINGS}
-    if not all(found.values()):
-        return Verdict("open", "not run")
-    means = {name: mean(map(best, outcomes)) for name, outcomes in found.items() if name != "SGD 64"}
-    top = max(means, key=means.__getitem__)
-    return Verdict(
-        "holds" if means[top] > 0.96 else "does not hold",
-        f"of {len(means)} readings the best is “{top}” with {percent(means[top])} %; the paper has 97.83",
-    )
-
-
-def _judge_slip(results: Results) -> Verdict:
-    """Whether data beyond the subset gives the paper's numbers."""
-    found = results.of(slip="whole set in the loader", data="1 %")
-    if not found:
-        return Verdict("open", "not run")
-    accuracy = {
-        variant: mean(map(best, results.of(slip="whole set in the loader", data="1 %", variant=variant)))
-        for variant in ("SGD 64", "DBA+SGD norm", "DBA+SGD variance")
-    }
-    texts = ", ".join(f"{variant} {percent(value)} %" for variant, value in accuracy.items())
-    is_like = all(accuracy[f"DBA+SGD {metric}"] > 0.96 for metric in ("norm", "variance"))
-    return Verdict("holds" if is_like else "does not hold", f"whole training set, batches of at most 600: {texts}")
-
-
 _ABOUT = """
-An MLP 784-64-10 on class-balanced random subsets of MNIST; rate 0.01, weight decay 5e-4, SGD with Nesterov momentum 0.9
-or Adam; the rate is halved after 25 epochs without a better training loss. DBA begins with 128 samples and strides of 16
-(100 and 10 with ten images a class). Open in the paper and chosen here: ReLU, pixels from 0 to 1, 150 epochs. The paper reports
-the best test accuracy of a run; beside it stands the accuracy at the epoch that validation images choose: 5,000
-training images, held out before the subset is drawn. Departures: 40 epochs and three seeds with all data.
+An MLP 784-64-10 on class-balanced random subsets of MNIST; rate 0.01, weight decay 5e-4, SGD with Nesterov momentum
+0.9 or Adam; the rate is halved after 25 epochs without a better training loss. DBA begins with 128 samples and
+strides of 16 (100 and 10 with ten images a class). Open in the paper and chosen here: ReLU, pixels from 0 to 1, 150
+epochs. The paper reports the best test accuracy of a run; beside it stands the accuracy at the epoch that validation
+images choose: 5,000 training images, held out before the subset is drawn. Departures: 40 epochs and three seeds with
+all data.
 """
 
 EXPERIMENTS: Sequence[Experiment] = (
@@ -408,7 +284,7 @@ EXPERIMENTS: Sequence[Experiment] = (
         name="dba-table1",
         log="dba",
         title="DBA, Table 1: MNIST with less and less data",
-        source=f"{_SOURCE}, Table 1",
+        source=f"{SOURCE}, Table 1",
         about=_ABOUT,
         trials=_table_trials,
         blocks=_table,
@@ -424,7 +300,7 @@ EXPERIMENTS: Sequence[Experiment] = (
         name="dba-figure2",
         log="dba",
         title="DBA, Figure 2: how fast training converges",
-        source=f"{_SOURCE}, Figure 2",
+        source=f"{SOURCE}, Figure 2",
         about="The runs of Table 1, along training. The paper's figure was not at hand; this shows what its text says "
         "of it.",
         trials=_table_trials,
@@ -435,27 +311,10 @@ EXPERIMENTS: Sequence[Experiment] = (
         name="dba-figure3",
         log="dba",
         title="DBA, Figure 3: how much of the data is used",
-        source=f"{_SOURCE}, Figure 3",
+        source=f"{SOURCE}, Figure 3",
         about="The runs of Table 1. The paper's figure was not at hand; this shows what its text says of it.",
         trials=_table_trials,
         blocks=_figure3,
         claims=(Claim(text="DBA with SGD uses about 56 % of the samples that pass.", judge=_judge_use),),
-    ),
-    Experiment(
-        name="dba-audit",
-        log="dba-audit",
-        title="DBA, an audit of the data-scarce rows",
-        source=f"{_SOURCE}, Table 1",
-        about="What could give the paper's 97.8 % with 600 images? First the readings of what its text leaves open, "
-        "with SGD on 1 % of MNIST. Then slips of protocol that are easily made: the loader holds the whole training "
-        "set while only the largest batch comes from the subset (25 epochs of all images); or a new subset is drawn "
-        "whenever the loader is made anew, which is after every epoch (150 times the subset's size in samples, drawn "
-        "without replacement from all images). Settings as in [Table 1](dba-table1.md).",
-        trials=_audit_trials,
-        blocks=_audit,
-        claims=(
-            Claim(text="Some reading of the text gives about 97.8 % with 1 % of MNIST.", judge=_judge_readings),
-            Claim(text="A loader over the whole training set gives the numbers of the paper.", judge=_judge_slip),
-        ),
     ),
 )

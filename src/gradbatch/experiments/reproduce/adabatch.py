@@ -1,0 +1,302 @@
+"""AdaBatch's experiments: a batch that doubles at fixed epochs, against small and large constant batches."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean
+from typing import Any
+
+import numpy as np
+
+from gradbatch.experiments.figures import Panel
+from gradbatch.experiments.reproduce.cells import NONE, at_validation_best, best, final, lines, percent, spread
+from gradbatch.experiments.reproduce.drawing import curves_of, mean_curve
+from gradbatch.experiments.reproduce.experiment import Block, Claim, Experiment, Plot, Scale, Table, Verdict
+from gradbatch.experiments.reproduce.results import Outcome, Results
+from gradbatch.experiments.reproduce.trial import Trial, trial
+
+__all__ = ["EXPERIMENTS"]
+
+_NUM_STAGES = 5
+"""Batch sizes of a run: the first, and one after each of four doublings."""
+
+_GROWTH = 2 ** (_NUM_STAGES - 1)
+
+_ADA, _SMALL, _LARGE = "AdaBatch", "fixed small", "fixed large"
+_VARIANTS = (_ADA, _SMALL, _LARGE)
+
+_COMMON: Mapping[str, Any] = {
+    "rule": "adabatch",
+    "lr": 0.01,
+    "momentum": 0.9,
+    "weight_decay": 5e-4,
+    "validation": 1 / 12,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Network:
+    """A network and how long it is trained.
+
+    Attributes:
+        name: Of the model.
+        first: The small batch, in samples.
+        interval: Epochs between doublings.
+        seeds: Runs of each variant.
+    """
+
+    name: str
+    first: int
+    interval: int
+    seeds: int = 1
+
+    def trials(self, task: Mapping[str, Any]) -> list[Trial]:
+        """The three variants, seed by seed."""
+        return [
+            trial(
+                place={"model": self.name, "variant": variant},
+                seed=seed,
+                model=self.name,
+                epochs=_NUM_STAGES * self.interval,
+                **_COMMON,
+                **task,
+                **self.rule(variant),
+            )
+            for seed in range(self.seeds)
+            for variant in _VARIANTS
+        ]
+
+    def rule(self, variant: str) -> dict[str, Any]:
+        """The batch sizes; all variants are AdaBatch, which is the baseline where nothing is left to grow."""
+        first, last = self.sizes(variant)
+        settings = (f"interval={self.interval}", f"max_batch_size={last}")
+        return {"batch_size": first, "set": settings}
+
+    def sizes(self, variant: str) -> tuple[int, int]:
+        """The first and the last batch size."""
+        large = _GROWTH * self.first
+        return {_ADA: (self.first, large), _SMALL: (self.first, self.first), _LARGE: (large, large)}[variant]
+
+
+def _trials(task: str, full: Sequence[_Network], *, augment: bool) -> Callable[[Scale], list[Trial]]:
+    """The runs on a task by scale; the quick ones are of a small network on few images."""
+
+    def trials(scale: Scale) -> list[Trial]:
+        quick = [_Network(name="small-cnn", first=16, interval=1)]
+        extra = {"per_class": 100} if scale == "quick" else {}
+        common = {"task": task, "augment": augment, **extra}
+        return [one for network in (full if scale == "full" else quick) for one in network.trials(common)]
+
+    return trials
+
+
+def stage_seconds(outcome: Outcome) -> list[float]:
+    """Seconds of training per epoch at each of the batch sizes.
+
+    Args:
+        outcome: Of a run that was evaluated at least at the end of each stage.
+
+    Returns:
+        One for each stage; evaluations are not in them.
+    """
+    samples, seconds = ([0.0, *outcome.curve(name)] for name in ("samples_seen", "seconds"))
+    edges = np.interp(np.linspace(0, samples[-1], _NUM_STAGES + 1), samples, seconds)
+    epochs = samples[-1] / outcome.number("train_samples") / _NUM_STAGES
+    return [float(own) / epochs for own in np.diff(edges)]
+
+
+def _found(results: Results, model: str) -> dict[str, list[Outcome]]:
+    """The runs of a network by variant."""
+    return {variant: results.of(model=model, variant=variant) for variant in _VARIANTS}
+
+
+def _blocks(results: Results) -> list[Block]:
+    """The page: accuracy and time in all, time by stage, and curves of each network."""
+    return [_accuracy_table(results), _stage_table(results), *(_curves(results, m) for m in results.values_of("model"))]
+
+
+def _accuracy_table(results: Results) -> Table:
+    """Accuracy and time of whole runs."""
+    rows = []
+    for model in results.values_of("model"):
+        runs = _found(results, model)
+        for variant, found in runs.items():
+            numbers = (best, at_validation_best, final)
+            rows.append(
+                [
+                    model,
+                    f"{variant}, {_sizes_text(found)}",
+                    *(spread(map(number, found), percent) for number in numbers),
+                    spread((outcome.number("updates") for outcome in found), lambda x: f"{x:,.0f}"),
+                    spread((outcome.number("seconds") for outcome in found), lambda x: f"{x:.0f}"),
+                    spread([_speed_up(runs, variant)], lambda x: f"{x:.2f}"),
+                    lines(found),
+                ]
+            )
+    return Table(
+        caption="Test accuracy in per cent: the best, that at the epoch which held-out images would choose, and the "
+        "last. Updates and seconds of training without evaluations; and how much faster the run was than with the "
+        f"small batch. {_SHARED}",
+        head=["", "", "best", "chosen", "final", "updates", "seconds", "speed-up", "log lines"],
+        rows=rows,
+    )
+
+
+def _sizes_text(found: Sequence[Outcome]) -> str:
+    """The first and the last batch size that were seen."""
+    if not found:
+        return NONE
+    sizes = found[0].values["course"]["largest"]
+    return f"{sizes[0]:,}" if sizes[0] == max(sizes) else f"{sizes[0]:,} to {max(sizes):,}"
+
+
+def _speed_up(runs: Mapping[str, Sequence[Outcome]], variant: str) -> float:
+    """The small batch's seconds over a variant's, nan where either was not run."""
+    if not runs[_SMALL] or not runs[variant]:
+        return math.nan
+    small, own = (mean(outcome.number("seconds") for outcome in runs[name]) for name in (_SMALL, variant))
+    return small / own
+
+
+def _stage_table(results: Results) -> Table:
+    """Seconds per epoch by stage."""
+    rows = [
+        [
+            model,
+            variant,
+            *(spread(seconds, lambda x: f"{x:.1f}") for seconds in zip(*map(stage_seconds, found), strict=True)),
+            lines(found),
+        ]
+        for model in results.values_of("model")
+        for variant, found in _found(results, model).items()
+        if found
+    ]
+    return Table(
+        caption=f"Seconds of training per epoch in each of the five stages, as AdaBatch's batch doubles. {_SHARED}",
+        head=["", "", *(f"stage {number}" for number in range(1, _NUM_STAGES + 1)), "log lines"],
+        rows=rows,
+    )
+
+
+def _curves(results: Results, model: str) -> Plot:
+    """Accuracy and loss of a network against samples."""
+    rows = list(_found(results, model).values())
+    panels = [
+        Panel(
+            title=f"{model}: test accuracy",
+            x_label="samples",
+            curves=curves_of([mean_curve(found, "test_score") for found in rows]),
+            percent=True,
+        ),
+        Panel(
+            title="training loss",
+            x_label="samples",
+            curves=curves_of([mean_curve(found, "batch_loss") for found in rows]),
+            scale="log",
+        ),
+        Panel(
+            title="batch size",
+            x_label="samples",
+            curves=curves_of([mean_curve(found, "batch_size") for found in rows]),
+            scale="log2",
+        ),
+    ]
+    caption = "Means over seeds. Loss and size are means over the batches of an epoch."
+    return Plot(name=model, caption=caption, legend=_VARIANTS, panels=panels)
+
+
+def _judge(text: str, holds: Callable[[Mapping[str, Sequence[Outcome]]], bool], say: Callable[..., str]) -> Claim:
+    """A claim about every network of which all variants were run."""
+
+    def judge(results: Results) -> Verdict:
+        runs = {model: _found(results, model) for model in results.values_of("model")}
+        whole = {model: found for model, found in runs.items() if all(found.values())}
+        if not whole:
+            return Verdict("open", "not run")
+        flags = [holds(found) for found in whole.values()]
+        missing = [f"{model} not run" for model in runs if model not in whole]
+        evidence = "; ".join([*(f"{model}: {say(found)}" for model, found in whole.items()), *missing])
+        return Verdict("holds" if all(flags) else "in part" if any(flags) else "does not hold", evidence)
+
+    return Claim(text=text, judge=judge)
+
+
+def _mean_best(found: Sequence[Outcome]) -> float:
+    return mean(map(best, found))
+
+
+def _say_accuracies(runs: Mapping[str, Sequence[Outcome]]) -> str:
+    return ", ".join(f"{variant} {percent(_mean_best(found))} %" for variant, found in runs.items())
+
+
+def _gain(runs: Mapping[str, Sequence[Outcome]]) -> float:
+    """Seconds per epoch with the first batch over those with the last, of AdaBatch's runs."""
+    first, *_, last = (mean(seconds) for seconds in zip(*map(stage_seconds, runs[_ADA]), strict=True))
+    return first / last
+
+
+def _say_times(runs: Mapping[str, Sequence[Outcome]]) -> str:
+    return (
+        f"an epoch with the last batch is {_gain(runs):.2f} times as fast as with the first, the whole run "
+        f"{_speed_up(runs, _ADA):.2f} times as fast as with the small batch"
+    )
+
+
+_SHARED = "Several runs shared the machine, so that seconds are rough."
+
+_CLAIMS = (
+    _judge(
+        "AdaBatch is as accurate as the fixed small batch to within 1 %.",
+        lambda runs: _mean_best(runs[_ADA]) >= _mean_best(runs[_SMALL]) - 0.01,
+        _say_accuracies,
+    ),
+    _judge(
+        "AdaBatch is more accurate than the fixed large batch.",
+        lambda runs: _mean_best(runs[_ADA]) > _mean_best(runs[_LARGE]),
+        _say_accuracies,
+    ),
+    _judge("Epochs get faster by a tenth or more as the batch grows.", lambda runs: _gain(runs) > 1.1, _say_times),
+)
+
+_SOURCE = (
+    "Devarakonda, Naumov and Garland 2017, *AdaBatch: Adaptive Batch Sizes for Training Deep Neural Networks* "
+    "([arXiv:1712.02029](https://arxiv.org/abs/1712.02029))"
+)
+
+_ABOUT = """
+The batch is doubled four times at equal intervals and the learning rate multiplied by 0.75 each time; the constant
+batches keep their size and multiply it by 0.375 at the same epochs, which is the same rule with the size's bound at the
+first batch. SGD with rate 0.01, momentum 0.9 and weight decay 5e-4. A twelfth of the training images is held out.
+Departures: the last batch of an epoch is used though it is short.
+"""
+
+EXPERIMENTS: Sequence[Experiment] = (
+    Experiment(
+        name="adabatch-cifar10",
+        log="adabatch",
+        title="AdaBatch on CIFAR-10",
+        source=f"{_SOURCE}, the CIFAR experiments, as others describe them",
+        about=f"{_ABOUT.strip()} Random crops and flips. The paper trains for 100 epochs with intervals of 20 on a "
+        "P100; on two CPU cores AlexNet (256 to 4,096) has 10 with intervals of 2, ResNet-20 (128 to 2,048) has 5 with "
+        "intervals of 1, a seed each. The large batch then makes very few updates. VGG-19 with BatchNorm was not run: "
+        "an epoch takes a quarter of an hour here.",
+        trials=_trials(
+            "cifar10",
+            (_Network(name="alexnet", first=256, interval=2), _Network(name="resnet20", first=128, interval=1)),
+            augment=True,
+        ),
+        blocks=_blocks,
+        claims=_CLAIMS,
+    ),
+    Experiment(
+        name="adabatch-fashion",
+        log="adabatch",
+        title="AdaBatch on Fashion-MNIST",
+        source=f"{_SOURCE}; the settings of the CIFAR experiments on a task small enough for several seeds",
+        about=f"{_ABOUT.strip()} A network of two small convolutions, 128 to 2,048, for 20 epochs with intervals of 4, "
+        "three seeds, no augmentation.",
+        trials=_trials("fashion-mnist", (_Network(name="small-cnn", first=128, interval=4, seeds=3),), augment=False),
+        blocks=_blocks,
+        claims=_CLAIMS,
+    ),
+)

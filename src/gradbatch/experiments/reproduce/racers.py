@@ -1,0 +1,247 @@
+"""Ways to take a step whose times are compared: the plain loop, this library's rules, and how authors computed them."""
+
+import math
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import SGD
+
+from gradbatch._types import Rule
+from gradbatch.controller import Controller
+from gradbatch.experiments.data import Split
+from gradbatch.rules import BA, CABS, DBA, Fixed
+from gradbatch.stream import SampleStream
+
+__all__ = ["RACERS", "Case", "Take", "per_sample", "select"]
+
+STRIDE = 16
+"""DBA's, in samples."""
+
+Take = Callable[[int], None]
+"""Takes that many steps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """What one contender trains, a model of its own on data that all share.
+
+    Attributes:
+        model: From [B, ...] to [B, classes].
+        train: The data.
+        batch_size: Samples in a step.
+        lr: Of plain SGD.
+    """
+
+    model: nn.Module
+    train: Split
+    batch_size: int
+    lr: float
+
+    def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """The mean loss of a batch."""
+        return F.cross_entropy(self.model(inputs), targets)
+
+    def optimizer(self) -> SGD:
+        """The same for everybody."""
+        return SGD(self.model.parameters(), lr=self.lr)
+
+
+def plain(case: Case) -> Take:
+    """The loop that everybody writes."""
+    return _stepping(case, lambda inputs, targets: case.loss(inputs, targets).backward())
+
+
+def controlled(case: Case, rule: Callable[[int], Rule[Any]]) -> Take:
+    """This library's loop, with a rule that measures as ever and stays at the batch size."""
+    stream = SampleStream(tuple(case.train), seed=0)
+    controller = Controller(rule(case.batch_size), case.model, case.optimizer(), stream, batch_size=case.batch_size)
+
+    def take(steps: int) -> None:
+        for inputs, targets in controller.run(steps=steps):
+            controller.backward(case.loss(inputs, targets))
+            controller.step()
+
+    return take
+
+
+def sample_by_sample(case: Case) -> Take:
+    r"""BA as in its authors' code: a batch of one for each sample, and sums of the gradients and of their squares."""
+    parameters = list(case.model.parameters())
+
+    def go_backward(inputs: Tensor, targets: Tensor) -> None:
+        count = len(inputs)
+        sums, squares = ([torch.zeros_like(p) for p in parameters] for _ in range(2))
+        for sample in range(count):
+            grads = torch.autograd.grad(
+                case.loss(inputs[sample : sample + 1], targets[sample : sample + 1]), parameters
+            )
+            for grad, total, square in zip(grads, sums, squares, strict=True):
+                total += grad
+                square.addcmul_(grad, grad)
+        variance = 0.0
+        for parameter, total, square in zip(parameters, sums, squares, strict=True):
+            mean = total / count
+            spread = (square - count * mean.square()) / (count - 1)
+            variance += (mean.square() * spread).sum().item()
+            parameter.grad = mean
+        math.sqrt(max(0.0, variance))
+
+    return _stepping(case, go_backward)
+
+
+def materialised_moments(case: Case) -> Take:
+    """CABS over the gradients of all samples, which `torch.func` writes out."""
+    gradients = per_sample(case.model)
+    parameters = dict(case.model.named_parameters())
+
+    def go_backward(inputs: Tensor, targets: Tensor) -> None:
+        rows, losses = gradients(inputs, targets)
+        variance = 0.0
+        for name, parameter in parameters.items():
+            parameter.grad = rows[name].mean(0)
+            variance += (rows[name].square().sum() / len(inputs) - parameter.grad.square().sum()).item()
+        round(case.lr * variance / losses.mean().item())
+
+    return _stepping(case, go_backward)
+
+
+def materialised_selection(case: Case, metric: str) -> Take:
+    """DBA over the gradients of all samples: each candidate's metric is computed anew from all of its gradients."""
+    gradients = per_sample(case.model)
+    parameters = dict(case.model.named_parameters())
+    layers: dict[str, list[str]] = {}
+    for name in parameters:
+        layers.setdefault(name.rpartition(".")[0], []).append(name)
+    means: dict[str, float] = {}  # of the metric in each layer, and of the loss under ""
+    lots = random.Random(0)
+
+    def go_backward(inputs: Tensor, targets: Tensor) -> None:
+        grads, losses = gradients(inputs, targets)
+        loss = losses.mean().item()
+        ratio = loss / means.setdefault("", loss)
+        for layer, names in layers.items():
+            rows = torch.cat([grads[name].flatten(1) for name in names], 1)
+            strides = rows.split(STRIDE)
+            past = means.get(layer, metric_of(metric, rows))
+            chosen = select(metric, strides, ratio * past, bottom_up=lots.random() < 0.5)
+            kept = torch.cat([strides[stride] for stride in chosen])
+            means[layer] = 0.9 * past + 0.1 * metric_of(metric, kept)
+            pieces = kept.mean(0).split([parameters[name].numel() for name in names])
+            for name, piece in zip(names, pieces, strict=True):
+                parameters[name].grad = piece.view_as(parameters[name])
+        means[""] = 0.9 * means[""] + 0.1 * loss
+
+    return _stepping(case, go_backward)
+
+
+def metric_of(name: str, rows: Tensor) -> float:
+    """DBA's metric of per-sample gradients [n, N]: the norm of their mean, or of their elementwise variance."""
+    return (rows.mean(0) if name == "norm" else rows.var(0)).norm().item()
+
+
+def select(metric: str, strides: Sequence[Tensor], target: float, *, bottom_up: bool) -> list[int]:
+    """Algorithm 2 or 3 of DBA over materialised gradients, where the paper is silent as `gradbatch.DBA` has it.
+
+    Args:
+        metric: ``"norm"`` or ``"variance"``.
+        strides: Per-sample gradients of each stride, [n, N].
+        target: What the metric should be.
+        bottom_up: Whether strides are added to none, or taken from all.
+
+    Returns:
+        The strides chosen, at least one.
+    """
+    everything = list(range(len(strides)))
+
+    def distance(candidate: Sequence[int]) -> float:
+        return abs(metric_of(metric, torch.cat([strides[one] for one in candidate])) - target)
+
+    chosen: list[int] = [] if bottom_up else everything
+    best, is_better = math.inf if bottom_up else distance(everything), True
+    while is_better:
+        is_better = False
+        for stride in [one for one in everything if (one not in chosen) == bottom_up]:
+            candidate = [*chosen, stride] if bottom_up else [one for one in chosen if one != stride]
+            if candidate and (own := distance(candidate)) < best:
+                chosen, best, is_better = candidate, own, True
+    return chosen
+
+
+def per_sample(model: nn.Module) -> Callable[[Tensor, Tensor], tuple[Mapping[str, Tensor], Tensor]]:
+    """What materialises the gradients of single samples.
+
+    Args:
+        model: Whose.
+
+    Returns:
+        From a batch to the gradients by parameter, [B, *shape], and the losses, [B].
+    """
+
+    def loss(parameters: Mapping[str, Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
+        outputs = torch.func.functional_call(model, dict(parameters), (inputs.unsqueeze(0),))
+        return F.cross_entropy(outputs, targets.unsqueeze(0))
+
+    gradients = torch.func.vmap(torch.func.grad_and_value(loss), in_dims=(None, 0, 0))
+    return lambda inputs, targets: gradients(
+        {name: p.detach() for name, p in model.named_parameters()}, inputs, targets
+    )
+
+
+def _stepping(case: Case, go_backward: Callable[[Tensor, Tensor], object]) -> Take:
+    """A loop of one's own around what turns a batch into gradients."""
+    optimizer = case.optimizer()
+    batches = _batches(case)
+
+    def take(steps: int) -> None:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            go_backward(*next(batches))
+            optimizer.step()
+
+    return take
+
+
+def _batches(case: Case) -> Iterator[Split]:
+    """Shuffled batches of data in memory, epoch after epoch, the fastest plain way."""
+    generator = torch.Generator().manual_seed(0)
+    while True:
+        order = torch.randperm(len(case.train.targets), generator=generator)
+        for indices in order.split(case.batch_size):
+            if len(indices) == case.batch_size:
+                yield case.train.at(indices)
+
+
+def _held(rule: Callable[..., Rule[Any]], **settings: object) -> Callable[[Case], Take]:
+    """A rule in this library's loop whose batch size stays; `size` stands for it among the settings."""
+
+    def make(size: int) -> Rule[Any]:
+        return rule(**{name: size if value == "size" else value for name, value in settings.items()})
+
+    return partial(controlled, rule=make)
+
+
+_CABS = partial(_held, CABS, min_batch_size="size", max_batch_size="size")
+_BA = partial(_held, BA, m0="size", max_batch_size="size")
+_DBA = partial(_held, DBA, stride=STRIDE, increment=0)
+
+RACERS: Mapping[str, Callable[[Case], Take]] = {
+    "plain loop": plain,
+    "our loop, fixed": _held(Fixed),
+    "CABS": _CABS(),
+    "CABS, position": _CABS(moment="position"),
+    "CABS, materialised": materialised_moments,
+    "BA, exact": _BA(covariance="exact"),
+    "BA, diagonal": _BA(),
+    "BA, sample by sample": sample_by_sample,
+    "DBA norm": _DBA(metric="norm"),
+    "DBA norm, materialised": partial(materialised_selection, metric="norm"),
+    "DBA variance": _DBA(metric="variance"),
+    "DBA variance, materialised": partial(materialised_selection, metric="variance"),
+}
+"""The contenders; what is materialised, or goes sample by sample, is how authors compute."""

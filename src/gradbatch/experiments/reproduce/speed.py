@@ -1,0 +1,187 @@
+"""What rules cost: steps of this library beside the plain loop and beside the ways in which authors compute."""
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from statistics import median
+from typing import Any
+
+import torch
+
+from gradbatch.experiments.build import build_model, load_dataset
+from gradbatch.experiments.logs import RunProgress
+from gradbatch.experiments.reproduce.cells import lines
+from gradbatch.experiments.reproduce.experiment import Block, Claim, Experiment, Scale, Table, Verdict
+from gradbatch.experiments.reproduce.racers import RACERS, Case, Take
+from gradbatch.experiments.reproduce.results import Outcome, Results
+from gradbatch.experiments.reproduce.trial import Trial, trial
+from gradbatch.experiments.settings import TrainSettings
+
+__all__ = ["EXPERIMENTS", "race"]
+
+_PLAIN = "plain loop"
+
+_SUBJECTS: Mapping[str, Mapping[str, Any]] = {
+    "Perceptron on MNIST, batches of 128": {"task": "mnist", "model": "mlp", "batch_size": 128},
+    "CNN on Fashion-MNIST, batches of 32": {"task": "fashion-mnist", "model": "cnn", "batch_size": 32},
+    "CNN on Fashion-MNIST, batches of 128": {"task": "fashion-mnist", "model": "cnn", "batch_size": 128},
+}
+
+
+def race(settings: TrainSettings, progress: RunProgress, *, rounds: int, seconds: float) -> dict[str, Any]:
+    """Let all contenders take steps in turn, in rounds whose order is drawn anew each time.
+
+    Interleaved, so that whatever else the machine does hits all alike.
+
+    Args:
+        settings: Task, model, batch size, rate and seed.
+        progress: Hears of each round.
+        rounds: Turns of each contender.
+        seconds: About how long a turn takes; at least a step.
+
+    Returns:
+        Ready for JSON: for each contender the steps of its turns, and seconds a step of each.
+    """
+    data = load_dataset(settings)
+    assert settings.lr is not None
+    takes: dict[str, Take] = {}
+    steps: dict[str, int] = {}
+    for name, start in RACERS.items():
+        torch.manual_seed(settings.seed)
+        model = build_model(settings, data)
+        case = Case(model=model, train=data.train, batch_size=settings.batch_size, lr=settings.lr)
+        takes[name] = start(case)
+        steps[name] = _steps_of_a_turn(takes[name], seconds)
+    found: dict[str, list[float]] = {name: [] for name in takes}
+    lots = random.Random(settings.seed)
+    for number in range(rounds):
+        for name in lots.sample(list(takes), len(takes)):
+            found[name].append(float(f"{_timed(takes[name], steps[name]) / steps[name]:.4g}"))
+        progress.note(f"round {number + 1} of {rounds}")
+    contenders = {name: {"steps": steps[name], "seconds": own} for name, own in found.items()}
+    return {
+        "batch_size": settings.batch_size,
+        "train_samples": len(data.train.targets),
+        "contenders": contenders,
+    }
+
+
+def _steps_of_a_turn(take: Take, seconds: float) -> int:
+    """Steps that fill so many seconds, after a warm-up; at least one."""
+    take(1)  # the first step is slower than all others
+    once = _timed(take, 1)
+    few = max(1, min(5, int(seconds / once)))
+    return max(1, round(seconds * few / _timed(take, few)))
+
+
+def _timed(take: Take, steps: int) -> float:
+    """Seconds that so many steps take."""
+    start = time.perf_counter()
+    take(steps)
+    return time.perf_counter() - start
+
+
+def _trials(scale: Scale) -> list[Trial]:
+    """A race on each subject; the quick one is of the perceptron alone."""
+    rounds, seconds = (2, 0.02) if scale == "quick" else (15, 0.5)
+    work = partial(race, rounds=rounds, seconds=seconds)
+    subjects = list(_SUBJECTS.items())[: 1 if scale == "quick" else None]
+    return [trial(work, place={"subject": name}, lr=0.01, momentum=0.0, **settings) for name, settings in subjects]
+
+
+def seconds_of(outcome: Outcome, name: str) -> list[float]:
+    """Seconds a step of a contender, round by round."""
+    return outcome.values["contenders"][name]["seconds"]
+
+
+def ratios(outcome: Outcome, name: str, other: str = _PLAIN) -> list[float]:
+    """How many times as long as another's a contender's steps took, round by round."""
+    pairs = zip(seconds_of(outcome, name), seconds_of(outcome, other), strict=True)
+    return [own / others for own, others in pairs]
+
+
+def _blocks(results: Results) -> list[Block]:
+    """A table for each subject."""
+    return [block for one, outcome in results.pairs() for block in (f"### {one.place['subject']}", _table(outcome))]
+
+
+def _table(outcome: Outcome) -> Table:
+    """The contenders' times."""
+    per_epoch = outcome.number("train_samples") / outcome.number("batch_size")
+    rows = []
+    for name, contender in outcome.values["contenders"].items():
+        middle, own = median(contender["seconds"]), ratios(outcome, name)
+        times = f"**{median(own):.2f}** ({min(own):.2f}–{max(own):.2f})"
+        cells = (
+            f"{1e3 * middle:.3g}",
+            f"{middle * per_epoch:.3g}",
+            f"{1e4 * middle / outcome.number('batch_size'):.3g}",
+        )
+        rows.append([name, *cells, times, str(contender["steps"]), lines([outcome])])
+    rounds = len(seconds_of(outcome, _PLAIN))
+    return Table(
+        caption=f"Medians of {rounds} rounds: milliseconds a step, seconds an epoch and for 10,000 samples, and how "
+        "many times as long as the plain loop's in the same round (least–most). “Steps” are those of a turn.",
+        head=["", "ms a step", "s an epoch", "s for 10,000", "times plain", "steps", "log lines"],
+        rows=rows,
+    )
+
+
+def _judge(text: str, pairs: Sequence[tuple[str, str]], holds: Callable[[float], bool]) -> Claim:
+    """A claim about how many times as long as another each contender takes, on every subject."""
+
+    def judge(results: Results) -> Verdict:
+        found = [(one.place["subject"], outcome) for one, outcome in results.pairs()]
+        if not found:
+            return Verdict("open", "not run")
+        texts: list[str] = []
+        flags: list[bool] = []
+        for subject, outcome in found:
+            factors = {own: median(ratios(outcome, own, other)) for own, other in pairs}
+            flags += map(holds, factors.values())
+            texts.append(f"{subject}: " + ", ".join(f"{name} {factor:.2f} times" for name, factor in factors.items()))
+        answer = "holds" if all(flags) else "in part" if any(flags) else "does not hold"
+        return Verdict(answer, "; ".join(texts))
+
+    return Claim(text=text, judge=judge)
+
+
+_ABOUT = """
+Training steps on one CPU thread. Each subject is one process in which all contenders take turns, in rounds of random
+order, each with a model of its own from the same seed: what else the machine does hits all alike. Rules measure as ever
+and stay at the batch size. Three contenders compute as authors do. “Materialised” writes out the gradient of every
+sample, as Opacus does for DBA (here with `torch.func.vmap`), and for DBA computes the metric of each candidate from all
+of its gradients, strides of 16 samples; “sample by sample” is the loop over batches of one in BA's code. Plain SGD with
+rate 0.01; CABS is given its batch as the smallest and largest size, BA as the first and largest, so that it draws once.
+"""
+
+EXPERIMENTS: Sequence[Experiment] = (
+    Experiment(
+        name="speed",
+        log="speed",
+        title="What rules cost, and what they cost as their authors compute them",
+        source="ours; the ways of computing are those of DBA's paper and of BA's and CABS' code",
+        about=_ABOUT,
+        trials=_trials,
+        blocks=_blocks,
+        claims=(
+            _judge(
+                "A step with CABS takes less than twice as long as a plain step.",
+                [("CABS", _PLAIN)],
+                lambda factor: factor < 2,
+            ),
+            _judge(
+                "DBA over materialised gradients takes at least five times as long as with the engine.",
+                [("DBA norm, materialised", "DBA norm"), ("DBA variance, materialised", "DBA variance")],
+                lambda factor: factor >= 5,
+            ),
+            _judge(
+                "BA sample by sample takes at least twice as long as with the engine.",
+                [("BA, sample by sample", "BA, diagonal")],
+                lambda factor: factor >= 2,
+            ),
+        ),
+        is_timed=True,
+    ),
+)

@@ -1,0 +1,109 @@
+import pytest
+
+import gradbatch as gb
+from cases import progress
+from experiments.reproduce.outcomes import outcome, results
+from gradbatch.experiments.reproduce.adabatch import EXPERIMENTS, stage_seconds
+from gradbatch.experiments.reproduce.experiment import Plot, Table
+from gradbatch.experiments.rule_settings import build_rule
+
+CIFAR10, FASHION = EXPERIMENTS
+WITHIN, BETTER, FASTER = (claim.judge for claim in CIFAR10.claims)
+VARIANTS = ("AdaBatch", "fixed small", "fixed large")
+
+
+def run(score, seconds=range(1, 11)):
+    """A run of ten epochs of 100 samples, evaluated at the end of each."""
+    columns = {"test_score": [score] * 10, "batch_loss": [1.0] * 10, "batch_size": [8.0] * 10}
+    one = outcome(**columns, seconds=list(seconds), train_samples=100)
+    one.values["seconds"] = one.curve("seconds")[-1]
+    return one
+
+
+def network(model, *scores, **seconds):
+    """The variants of a network by their accuracies, and the times of AdaBatch's run."""
+    runs = [None if score is None else run(score, **(seconds if n == 0 else {})) for n, score in enumerate(scores)]
+    return [({"model": model, "variant": name}, own) for name, own in zip(VARIANTS, runs, strict=True)]
+
+
+QUICKER = [2, 4, 6, 8, 10, 12, 14, 16, 17, 18]
+
+
+def test_seconds_are_per_epoch_of_each_stage():
+    assert stage_seconds(run(0.5, QUICKER)) == pytest.approx([2, 2, 2, 2, 1])
+
+
+@pytest.mark.parametrize(
+    ("scores", "within", "better"),
+    [
+        ((0.895, 0.90, 0.5), "holds", "holds"),
+        ((0.885, 0.90, 0.5), "does not hold", "holds"),
+        ((0.895, 0.90, 0.9), "holds", "does not hold"),
+        ((0.895, 0.90, None), "open", "open"),
+    ],
+)
+def test_accuracy_is_held_against_both_constant_batches(scores, within, better):
+    found = results(*network("net", *scores))
+    assert WITHIN(found).answer == within
+    assert BETTER(found).answer == better
+
+
+def test_a_claim_that_holds_for_some_networks_holds_in_part():
+    found = results(*network("a", 0.9, 0.9, 0.1), *network("b", 0.8, 0.9, 0.1), *network("c", 0.9, None, None))
+    verdict = WITHIN(found)
+    assert verdict.answer == "in part"
+    assert verdict.evidence.startswith("a: AdaBatch 90.00 %, fixed small 90.00 %, fixed large 10.00 %; b: ")
+    assert verdict.evidence.endswith("c not run")
+
+
+def test_faster_is_the_last_stage_against_the_first():
+    faster = FASTER(results(*network("net", 0.9, 0.9, 0.9, seconds=QUICKER)))
+    assert faster.answer == "holds"
+    assert "2.00 times as fast as with the first, the whole run 0.56 times" in faster.evidence
+    assert FASTER(results(*network("net", 0.9, 0.9, 0.9))).answer == "does not hold"
+
+
+def test_the_page_has_what_was_run_and_no_more():
+    accuracy, stages, curves = CIFAR10.blocks(results(*network("net", 0.9, 0.8, None, seconds=QUICKER)))
+    assert isinstance(accuracy, Table)
+    assert accuracy.rows[0] == ["net", "AdaBatch, 32 to 64", "90.00", "–", "90.00", "10", "18", "0.56", "1"]
+    assert accuracy.rows[2][1:] == ["fixed large, –", *["–"] * 7]
+    assert isinstance(stages, Table)
+    assert [row[2:7] for row in stages.rows] == [["2.0"] * 4 + ["1.0"], ["1.0"] * 5]
+    assert isinstance(curves, Plot)
+    assert [len(panel.curves) for panel in curves.panels] == [2, 2, 2]
+
+
+def decided(rule, size, epochs, dataset_size=1000):
+    """What a rule says of the last batch before each epoch, and the size it had."""
+    state, found = rule.init(), []
+    for epoch in range(epochs):
+        statistics = gb.Statistics(num_samples=size, loss=1.0)
+        samples = (epoch + 1) * dataset_size
+        decision, state = rule.update(
+            statistics, progress(samples_seen=samples, batch_size=size, dataset_size=dataset_size), state
+        )
+        found.append((size, decision.lr_scale))
+        size = decision.batch_size
+    return found
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda experiment: experiment.name)
+def test_sizes_and_rates_are_the_paper_s(experiment):
+    for one in experiment.trials("full"):
+        settings, variant = one.settings, one.place["variant"]
+        assert settings.epochs is not None
+        stages = decided(
+            build_rule(settings.rule, settings.set), settings.batch_size, settings.epochs, dataset_size=50_000
+        )[:: settings.epochs // 5]
+        sizes, rates = zip(*stages, strict=True)
+        assert rates == pytest.approx([(0.75 if variant == "AdaBatch" else 0.375) ** stage for stage in range(5)])
+        first = 256 if settings.model == "alexnet" else 128
+        expected = {"AdaBatch": [first << stage for stage in range(5)], "fixed small": [first] * 5}
+        assert list(sizes) == expected.get(variant, [16 * first] * 5)
+
+
+def test_images_of_cifar10_are_augmented_and_three_seeds_are_taken_where_they_are_cheap():
+    assert all(one.settings.augment for one in CIFAR10.trials("full"))
+    assert [one.settings.seed for one in FASHION.trials("full")] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert {one.settings.per_class for one in FASHION.trials("quick")} == {100}

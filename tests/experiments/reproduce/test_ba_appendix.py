@@ -1,0 +1,56 @@
+import math
+
+import pytest
+
+from experiments.reproduce.outcomes import outcome, results
+from gradbatch.experiments.reproduce.ba_appendix import EXPERIMENTS
+from gradbatch.experiments.reproduce.ba_decrease import PROBABILITIES
+
+(DECREASE,) = EXPERIMENTS
+NORMAL, MEAN, EXACT, DIAGONAL, TWICE = (claim.judge for claim in DECREASE.claims)
+AUTHORS, SMALL = "authors' network, 10 updates", "small network, 10 updates"
+NAMES = (
+    *("true_mean", "true_spread", "mean", "spread", "measured_mean", "measured_spread", "same_mean", "same_spread"),
+    *("predicted_mean", "one_mean", "one_spread", "own_spread", "trace_of_square", "skewness", "kurtosis", "distance"),
+)
+
+
+def measured(*, exact, diagonal, mean=1.0, distance=0.02):
+    own = outcome(**dict.fromkeys(NAMES, 1.0))
+    spreads = {"predicted_spread": 1 / exact, "diagonal_spread": 1 / diagonal, "predicted_mean": mean}
+    own.values.update(spreads, distance=distance, critical=0.04, batch_size=100)
+    own.values.update(projection_variance=0.5, predicted_variance=2.0, quantiles=[0.0] * len(PROBABILITIES))
+    return own
+
+
+def test_ratios_of_the_measured_spread_to_the_predicted_ones():
+    found = results(
+        ({"at": AUTHORS}, measured(exact=0.8, diagonal=7.0)), ({"at": SMALL}, measured(exact=0.3, diagonal=0.8))
+    )
+    assert EXACT(found).answer == "in part"
+    assert DIAGONAL(found).answer == "holds"  # judged with the authors' network alone
+    assert TWICE(found).answer == "holds"
+    assert "8.00" in TWICE(found).evidence
+    assert DIAGONAL(results(({"at": SMALL}, measured(exact=1, diagonal=7)))).answer == "open"
+
+
+@pytest.mark.parametrize(("distance", "mean", "answer"), [(0.03, 1.05, "holds"), (0.05, 1.2, "does not hold")])
+def test_normality_and_the_mean(distance, mean, answer):
+    found = results(({"at": SMALL}, measured(exact=1, diagonal=1, distance=distance, mean=mean)))
+    assert (NORMAL(found).answer, MEAN(found).answer) == (answer, answer)
+
+
+def test_the_page_says_what_the_bias_is_made_of():
+    spreads, parts, plot, shapes = DECREASE.blocks(results(({"at": AUTHORS}, measured(exact=2, diagonal=4))))
+    assert spreads.rows[0][5:9] == ["2.00", "4.00", "20.00", "40.00"]
+    assert spreads.rows[-1][0] == "paper"
+    assert parts.rows[0][3:6] == ["4.00", "2.00", "+1.00"]
+    assert [curve.run for curve in plot.panels[0].curves] == [0, 3]
+    assert shapes.rows[0][-1] == "0.020 / 0.040"
+    assert math.isclose(plot.panels[0].curves[-1].points.y[-1], 2.326, abs_tol=1e-3)
+
+
+def test_each_place_is_measured_by_its_own_work():
+    trials = DECREASE.trials("full")
+    assert len({item.key for item in trials}) == 3
+    assert {item.command for item in trials} == {""}  # more than `gradbatch train`

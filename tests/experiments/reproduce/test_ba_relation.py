@@ -1,0 +1,37 @@
+from experiments.reproduce.outcomes import outcome, results
+from gradbatch.experiments.reproduce.ba_relation import EXPERIMENTS
+from gradbatch.experiments.reproduce.experiment import Plot, Table
+
+(RELATION,) = EXPERIMENTS
+CODE = "BA, code's stop"
+
+
+def run(score, loss=0.5):
+    return outcome(test_score=[score], validation_score=[score], train_loss=[loss])
+
+
+def at(optimizer, **runs):
+    names = {"code": CODE} | {f"mini{n}": f"Mini-{n}" for n in (32, 64, 128, 256)}
+    return [({"optimizer": optimizer, "variant": names[name]}, own) for name, own in runs.items()]
+
+
+def test_claims_are_judged_for_each_optimizer():
+    fixed = {f"mini{n}": run(0.8 - n / 1000, loss=n / 100) for n in (32, 64, 128, 256)}
+    found = results(*at("Momentum", code=run(0.76, loss=0.1), **fixed), *at("SGD", code=run(0.7, loss=0.5), **fixed))
+    answers = [claim.judge(found).answer for claim in RELATION.claims]
+    # The course of a hand-made outcome ends with batches of 64.
+    assert answers == ["holds", "does not hold", "holds", "holds", "holds", "does not hold", "does not hold"]
+    assert {claim.judge(results()).answer for claim in RELATION.claims} == {"open"}
+
+
+def test_the_page_has_scores_losses_and_sizes():
+    blocks = RELATION.blocks(results(*at("Momentum", code=run(0.76), mini32=run(0.7))))
+    assert [type(block) for block in blocks] == [Table, Plot, Plot, Table]
+    assert blocks[0].rows[0][1] == "89.02 / **70.00** / 70.00"
+    assert blocks[0].rows[0][2] == "75.13 / **–** / –"
+
+
+def test_every_variant_has_both_optimizers():
+    places = [(item.place["optimizer"], item.place["variant"]) for item in RELATION.trials("full")]
+    assert len(set(places)) == 14
+    assert places[0] == ("Momentum", CODE)

@@ -1,0 +1,62 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from gradbatch._types import Strides
+from gradbatch.experiments.data import Split
+from gradbatch.experiments.reproduce.racers import RACERS, Case, metric_of, per_sample, select
+from gradbatch.rules import _selection
+
+
+@pytest.fixture
+def case():
+    torch.set_default_dtype(torch.float64)
+    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 4 * 4, 4))
+    train = Split(torch.randn(128, 1, 6, 6), torch.randint(4, (128,)))
+    return Case(model=model, train=train, batch_size=32, lr=0.1)
+
+
+def after(name, case, steps=3):
+    own = Case(model=copy.deepcopy(case.model), train=case.train, batch_size=case.batch_size, lr=case.lr)
+    RACERS[name](own)(steps)
+    return [p.detach() for p in own.model.parameters()]
+
+
+@pytest.mark.parametrize("name", ["BA, sample by sample", "CABS, materialised"])
+def test_authors_ways_of_computing_take_the_plain_steps(case, name):
+    for own, plain in zip(after(name, case), after("plain loop", case), strict=True):
+        torch.testing.assert_close(own, plain)
+
+
+@pytest.mark.parametrize("name", RACERS)
+def test_every_contender_trains(case, name):
+    assert any((own != before).any() for own, before in zip(after(name, case), case.model.parameters(), strict=True))
+
+
+def test_rows_are_gradients_of_single_samples(case):
+    inputs, targets = case.train.at(torch.arange(5))
+    rows, losses = per_sample(case.model)(inputs, targets)
+    case.loss(inputs[2:3], targets[2:3]).backward()
+    for name, parameter in case.model.named_parameters():
+        torch.testing.assert_close(rows[name][2], parameter.grad)
+    torch.testing.assert_close(losses.mean(), case.loss(inputs, targets).detach())
+
+
+@pytest.mark.parametrize("bottom_up", [True, False])
+@pytest.mark.parametrize("metric", ["norm", "variance"])
+@pytest.mark.parametrize("part", [0.5, 1.0, 1.5])
+def test_what_is_selected_is_what_the_rule_selects(metric, bottom_up, part):
+    strides = torch.randn(24, 7, dtype=torch.float64).split(4)
+    target = part * metric_of(metric, torch.cat(strides))
+    sums = torch.stack([rows.sum(0) for rows in strides])
+    moments = {"sums": sums, "square_sums": torch.stack([rows.square().sum(0) for rows in strides])}
+    summed = Strides(counts=(4,) * 6, gram=(sums @ sums.T).numpy(), **moments)
+    twin = _selection.metric_of(metric, [summed], over_strides=False)
+    if bottom_up:
+        _selection.bottom_up(twin, lambda value: abs(value - target))
+    else:
+        _selection.top_down(twin, lambda value: abs(value - target), literal=False)
+    chosen = select(metric, strides, target, bottom_up=bottom_up)
+    assert sorted(chosen) == [stride for stride, is_chosen in enumerate(twin.selected) if is_chosen]
