@@ -110,7 +110,8 @@ def _moments(variance: float, grad_sqnorm: float, num_samples: int) -> dict[str,
     """All quantities of a batch whose variance lies along the gradient."""
     if num_samples < 2:
         whole = dict.fromkeys(("sample_sqnorm", "grad_sqnorm", "momentum_projection"), grad_sqnorm)
-        return {**whole, "position_sqnorm": None, "preconditioned_variance": None, "preconditioned_sqnorm": None}
+        kinds = ("preconditioned_variance", "preconditioned_sqnorm", "descent_variance", "descent_sqnorm")
+        return {**whole, "position_sqnorm": None, **dict.fromkeys(kinds)}
     unbiased = num_samples / (num_samples - 1) * variance
     signal = grad_sqnorm - unbiased / num_samples
     return {
@@ -124,6 +125,8 @@ def _moments(variance: float, grad_sqnorm: float, num_samples: int) -> dict[str,
         "position_sqnorm": 0.5 * variance + grad_sqnorm,
         "preconditioned_variance": 0.5 * unbiased,
         "preconditioned_sqnorm": 0.5 * grad_sqnorm,
+        "descent_variance": 0.7 * unbiased,
+        "descent_sqnorm": 0.7 * grad_sqnorm,
     }
 
 

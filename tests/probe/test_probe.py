@@ -19,7 +19,10 @@ from gradbatch.errors import InvalidInputError, MeasurementError, UnsupportedLay
 from gradbatch.probe.reference import per_sample_gradients, reference_statistics
 
 MOMENTS = ("grad_sqnorm", "sample_sqnorm", "grad_variance", "noise_scale")
-OF_LAYERS = ("position_sqnorm", "preconditioned_variance", "preconditioned_sqnorm")
+OF_LAYERS = (
+    *("position_sqnorm", "preconditioned_variance", "preconditioned_sqnorm"),
+    *("descent_variance", "descent_sqnorm"),
+)
 DOUBLE = torch.float64
 
 
@@ -1165,7 +1168,8 @@ def test_preconditioned_moments_are_their_definitions(cut):
     model = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)).double()
     inputs, targets = torch.randn(6, 5, dtype=DOUBLE), torch.randint(3, (6,))
     factors = [torch.rand_like(p) + 0.1 for p in model.parameters()]
-    probe = Probe(model, {"preconditioned_variance", "preconditioned_sqnorm", "layers"})
+    names = {f"{kind}_{moment}" for kind in ("preconditioned", "descent") for moment in ("variance", "sqnorm")}
+    probe = Probe(model, names | {"layers"})
     for x, t in zip(inputs.split(cut), targets.split(cut), strict=True):
         with probe.measure(num_samples=len(x)):
             F.cross_entropy(model(x), t).backward()
@@ -1176,11 +1180,13 @@ def test_preconditioned_moments_are_their_definitions(cut):
 
     samples = list(zip(inputs.split(1), targets.split(1), strict=True))
     rows = [torch.stack(own).flatten(1) for own in zip(*per_sample_gradients(model, loss_of, samples), strict=True)]
-    weighted = [own * p.flatten() for own, p in zip(rows, factors, strict=True)]
-    for layer, own in {"0": weighted[:2], "2": weighted[2:], None: weighted}.items():
-        got = statistics if layer is None else statistics.layers[layer]
-        assert got.preconditioned_variance == pytest.approx(sum(r.var(0).sum().item() for r in own), rel=1e-10)
-        assert got.preconditioned_sqnorm == pytest.approx(sum(r.mean(0).square().sum().item() for r in own), rel=1e-10)
+    for kind, power in {"preconditioned": 1, "descent": 0.5}.items():
+        weighted = [own * p.flatten() ** power for own, p in zip(rows, factors, strict=True)]
+        for layer, own in {"0": weighted[:2], "2": weighted[2:], None: weighted}.items():
+            got = statistics if layer is None else statistics.layers[layer]
+            variance, sqnorm = (getattr(got, f"{kind}_{moment}") for moment in ("variance", "sqnorm"))
+            assert variance == pytest.approx(sum(r.var(0).sum().item() for r in own), rel=1e-10)
+            assert sqnorm == pytest.approx(sum(r.mean(0).square().sum().item() for r in own), rel=1e-10)
 
 
 def test_a_parameter_without_a_preconditioner_leaves_none():
