@@ -1,6 +1,7 @@
 """NoiseFloor by hand, the floor against a simulation, and what stands in where there is no decrease."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,17 +13,22 @@ import gradbatch as gb
 from cases import moments, progress
 from gradbatch.errors import InvalidInputError
 
-WIDE = {"min_batch_size": 1, "max_batch_size": 10**9, "growth": 1e9}
+WIDE = {"min_batch_size": 1, "max_batch_size": 10**9, "growth": 1e9, "max_lr_scale": 1.0}
 
 
-def batch(variance: float = 1.0, loss: float = 1.0, *, num_samples: int = 100) -> gb.Statistics:
-    return gb.Statistics(num_samples=num_samples, loss=loss, grad_variance=variance)
+def batch(variance: float = 1.0, loss: float = 1.0, *, num_samples: int = 100, signal: float = 0.0) -> gb.Statistics:
+    sqnorm = signal + variance / num_samples
+    return gb.Statistics(num_samples=num_samples, loss=loss, grad_variance=variance, grad_sqnorm=sqnorm)
 
 
-def known(*, variance: float, slow: float, fast: float, watched: int = 10**12) -> dict[str, Any]:
+def known(
+    *, variance: float, slow: float, fast: float, watched: int = 10**12, signal: float = 0.0, lr_scale: float = 1.0
+) -> dict[str, Any]:
     """A state after so long that a batch more leaves the loss where it is."""
     return {
         "variances": [{"mean": variance, "weight": 1.0}],
+        "signals": [{"mean": signal, "weight": 1.0}],
+        "lr_scale": lr_scale,
         "watched": watched,
         "samples_seen": 0,
         "slow": slow,
@@ -30,9 +36,11 @@ def known(*, variance: float, slow: float, fast: float, watched: int = 10**12) -
     }
 
 
-def answer(rule: gb.NoiseFloor, state: Any, *, variance: float = 1.0, loss: float = 1.0, **where: Any) -> gb.Decision:
+def answer(
+    rule: gb.NoiseFloor, state: Any, *, variance: float = 1.0, loss: float = 1.0, signal: float = 0.0, **where: Any
+) -> gb.Decision:
     here = progress(**{"samples_seen": 100, "dataset_size": 10**12, "lr": 0.5} | where)
-    return rule.update(batch(variance, loss), here, state)[0]
+    return rule.update(batch(variance, loss, signal=signal), here, state)[0]
 
 
 def test_by_hand() -> None:
@@ -167,8 +175,8 @@ def test_losses_of_0_and_below_have_no_guard() -> None:
 def test_parameter_groups() -> None:
     rule = gb.NoiseFloor(**WIDE)
     here = progress(group_lrs=(1.0, 0.25), samples_seen=100, dataset_size=10**9)
-    assert rule.requires(here) == {"grad_variance", "groups"}
-    assert rule.requires(progress()) == {"grad_variance"}
+    assert rule.requires(here) == {"grad_variance", "grad_sqnorm", "groups"}
+    assert rule.requires(progress()) == {"grad_variance", "grad_sqnorm"}
     statistics = moments(variance=31.0, num_samples=32, groups=(0.25, 0.75))
     decision, state = rule.update(statistics, here, rule.init())
     # Of 32 samples, unbiased: 8 and 24; 8 + 24/4 = 14 over a loss of 1.
@@ -176,6 +184,100 @@ def test_parameter_groups() -> None:
     assert [own["mean"] for own in state["variances"]] == pytest.approx([8, 24])
     with pytest.raises(InvalidInputError, match=r"averaged over 2 parameter groups and `optimizer` now has 1"):
         rule.update(batch(), progress(), state)
+
+
+FREE = {"horizon": 1e-9, "growth": 1e9, "max_lr_scale": 100.0}
+
+
+def test_below_the_smallest_size_the_rate_makes_up_for_it() -> None:
+    # 0.5 * 8 = 4 over a decrease of 0.5 and a loss of 1: the guard's 4 samples are wanted, a quarter of the least.
+    rule, state = gb.NoiseFloor(**FREE), known(variance=8.0, slow=1.5, fast=1.0)
+    decision = answer(rule, state, variance=8.0)
+    # Polyak's bound: the loss over 0.5 * 8/16, the noise's part of a step, is 4 as well.
+    assert (decision.batch_size, decision.lr_scale) == (16, pytest.approx(4.0))
+    # With a gradient of its own the step is larger: 1 / (0.5 * 0.5 + 0.25) = 2.
+    assert answer(rule, known(variance=8.0, slow=1.5, fast=1.0, signal=0.5), variance=8.0, signal=0.5).lr_scale == (
+        pytest.approx(2.0)
+    )
+    assert answer(rule, known(variance=8.0, slow=1.5, fast=1.0, signal=9.0), variance=8.0, signal=9.0).lr_scale == 1.0
+    assert answer(gb.NoiseFloor(**FREE | {"max_lr_scale": 3.0}), state, variance=8.0).lr_scale == 3.0
+    assert answer(gb.NoiseFloor(**FREE | {"max_lr_scale": 1.0}), state, variance=8.0).lr_scale == 1.0
+
+
+@given(st.floats(1e-4, 1.0), st.floats(1e-3, 10.0), st.floats(0.0, 10.0), st.floats(0.0, 0.9))
+def test_a_raised_rate_keeps_the_temperature_and_polyaks_bound(
+    lr: float, variance: float, signal: float, momentum: float
+) -> None:
+    state = known(variance=variance, slow=1.3, fast=1.0, signal=signal)
+    decision = answer(gb.NoiseFloor(**FREE), state, variance=variance, signal=signal, lr=lr, momentum=momentum)
+    pace = lr / (1 - momentum)
+    wanted = pace * variance  # over a loss of 1; the decrease of 0.3 asks for less
+    if decision.lr_scale > 1:
+        assert decision.batch_size == 16
+        # Rate over size is at most that of the wanted size, and a step takes at most the loss.
+        assert decision.lr_scale * pace / 16 <= pace / wanted * (1 + 1e-6)
+        assert decision.lr_scale * pace * (signal + variance / 16) <= 1 + 1e-6
+
+
+def test_without_noise_and_gradient_only_the_bound_holds_the_rate() -> None:
+    decision = answer(gb.NoiseFloor(**FREE), known(variance=0.0, slow=1.5, fast=1.0), variance=0.0)
+    assert (decision.batch_size, decision.lr_scale) == (16, 100.0)
+
+
+def test_beyond_the_largest_size_the_rate_makes_up_for_it() -> None:
+    rule = gb.NoiseFloor(**FREE | {"max_batch_size": 1000})
+    # 0.5 * 16000 / (4 * 0.5) = 4000 by the floor, 8000 by the guard.
+    state = known(variance=16000.0, slow=1.5, fast=1.0)
+    assert answer(rule, state, variance=16000.0, batch_size=1000).lr_scale == pytest.approx(0.125)
+    # On the way to the bound the rate is left alone.
+    assert answer(rule, state, variance=16000.0, batch_size=999).lr_scale == 1.0
+    state = known(variance=1e12, slow=1.5, fast=1.0)
+    assert answer(rule, state, variance=1e12, batch_size=1000).lr_scale == 0.01
+
+
+def test_the_rate_moves_step_by_step() -> None:
+    rule = gb.NoiseFloor(horizon=1e-9, max_lr_scale=100.0)
+    none = {"variance": 0.0, "slow": 1.5, "fast": 1.0}
+    assert answer(rule, known(**none), variance=0.0).lr_scale == pytest.approx(1.1)
+    assert answer(rule, known(**none, lr_scale=99.0), variance=0.0).lr_scale == 100.0
+    huge = {"variance": 1e9, "slow": 1.5, "fast": 1.0}
+    assert answer(rule, known(**huge, lr_scale=5.0), variance=1e9).lr_scale == pytest.approx(5 / 1.1)
+    state = rule.init()
+    scales = []
+    for _ in range(3):
+        decision, state = rule.update(batch(0.0), progress(), state)
+        scales.append(decision.lr_scale)
+    assert scales == pytest.approx([1.1, 1.21, 1.331])
+
+
+@pytest.mark.parametrize(("loss", "guard"), [(0.0, True), (-1.0, True), (1.0, False)])
+def test_without_a_guard_the_rate_is_not_raised(loss: float, guard: bool) -> None:
+    state = known(variance=0.0, slow=loss + 1, fast=loss)
+    assert answer(gb.NoiseFloor(**FREE, guard=guard), state, variance=0.0, loss=loss).lr_scale == 1.0
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW"])
+def test_adams_noise_is_that_of_its_updates(name: str) -> None:
+    rule, here = gb.NoiseFloor(**WIDE), progress(lr=0.5, samples_seen=100, dataset_size=10**9)
+    here = replace(here, optimizer=name)
+    assert rule.requires(here) == {"descent_variance", "descent_sqnorm"}
+    statistics = gb.Statistics(
+        num_samples=100, loss=1.0, grad_variance=1e9, grad_sqnorm=1e9, descent_variance=400.0, descent_sqnorm=5.0
+    )
+    decision, state = rule.update(statistics, here, rule.init())
+    assert decision.batch_size == 200
+    assert state["signals"][0]["mean"] == pytest.approx(1.0)
+    plain = gb.NoiseFloor(preconditioned=False)
+    assert plain.requires(here) == {"grad_variance", "grad_sqnorm"}
+    # Before Adam has made its first steps there is no such variance.
+    first = gb.Statistics(num_samples=100, loss=1.0, descent_variance=None, descent_sqnorm=None)
+    assert rule.update(first, here, state)[0].reason.startswith("noise-floor: held")
+
+
+def test_a_held_batch_keeps_the_rate() -> None:
+    state = known(variance=1.0, slow=1.5, fast=1.0, lr_scale=3.0)
+    decision, after = gb.NoiseFloor().update(batch(loss=math.nan), progress(batch_size=77), state)
+    assert (decision.batch_size, decision.lr_scale, after) == (77, 3.0, state)
 
 
 @pytest.mark.parametrize(
@@ -216,6 +318,7 @@ def test_no_group_was_measured() -> None:
         *[("decay", value) for value in (-0.1, 1.0, math.nan)],
         *[("growth", value) for value in (1.0, 0.5, math.nan, math.inf)],
         *[("min_decrease", value) for value in (-1e-9, math.nan, math.inf)],
+        *[("max_lr_scale", value) for value in (0.5, -1.0, math.nan, math.inf)],
     ],
 )
 def test_bad_hyper_parameters(name: str, value: Any) -> None:

@@ -7,9 +7,7 @@ from gradbatch.errors import InvalidInputError
 
 __all__ = ["BY_LAYERS", "ELEMENTWISE", "PRECONDITIONED", "checked", "stride_of"]
 
-PRECONDITIONED = frozenset(
-    {"preconditioned_variance", "preconditioned_sqnorm", "descent_variance", "descent_sqnorm"}
-)
+PRECONDITIONED = frozenset({"preconditioned_variance", "preconditioned_sqnorm", "descent_variance", "descent_sqnorm"})
 """What weighs each number of the gradient by what the optimizer knows of it."""
 
 ELEMENTWISE = PRECONDITIONED | {"diagonal_projection_variance"}

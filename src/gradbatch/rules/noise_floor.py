@@ -1,6 +1,7 @@
 """NoiseFloor: a batch so large that gradient noise is not what stops the loss from falling."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -8,22 +9,25 @@ from gradbatch._types import Decision, Progress, Rule, Statistics
 from gradbatch.estimators import DebiasedEma, Ema, RunningMean, grown
 from gradbatch.rules._check import check_above, check_bounds, check_decay, check_from, check_positive
 from gradbatch.rules._groups import averages_of, parts_of, with_groups, with_rates
-from gradbatch.rules._sizes import hold, largest_size, ratio
+from gradbatch.rules._sizes import largest_size, ratio
 
 __all__ = ["NoiseFloor", "NoiseFloorState"]
 
 
 class NoiseFloorState(TypedDict):
-    """Running averages of the variance (of each parameter group) and of the loss, and what they are over.
+    """Running averages of variance and squared gradient (of each parameter group) and of the loss.
 
-    ``watched`` counts the samples that the loss was averaged over, ``samples_seen`` says where the last batch ended.
+    ``watched`` counts the samples that the loss was averaged over, ``samples_seen`` says where the last batch ended,
+    ``lr_scale`` is the factor on the rate at the last update.
     """
 
     variances: list[RunningMean]
+    signals: list[RunningMean]
     watched: int
     samples_seen: int
     slow: float
     fast: float
+    lr_scale: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,106 +36,171 @@ class NoiseFloor(Rule[NoiseFloorState]):
 
     With the learning rate $\eta$ and heavy-ball momentum $\rho$, $\eta_\text{eff}=\eta/(1-\rho)$, the averaged variance
     $\operatorname{tr}\Sigma$ of the per-sample gradients, the averaged loss $F$ and its decrease $D$ over the last $H$
-    samples,
+    samples, training wants
 
-    $$ B_{t+1} = \max\Big(\frac{\eta_\text{eff}\operatorname{tr}\Sigma}{4D},\;
-       \frac{\eta_\text{eff}\operatorname{tr}\Sigma}{F}\Big). $$
+    $$ B^* = \max\Big(\frac{\eta_\text{eff}\operatorname{tr}\Sigma}{4D},\;
+       \frac{\eta_\text{eff}\operatorname{tr}\Sigma}{F}\Big) $$
 
-    Why: let a direction of the loss have curvature $h$ and gradient noise of variance $\sigma^2/B$. SGD then does not
-    reach the minimum: $x\leftarrow(1-\eta h)x-\eta\varepsilon$ has the stationary variance
+    samples. Why: let a direction of the loss have curvature $h$ and gradient noise of variance $\sigma^2/B$. SGD then
+    does not reach the minimum: $x\leftarrow(1-\eta h)x-\eta\varepsilon$ has the stationary variance
     $\eta\sigma^2/(B h(2-\eta h))\approx\eta\sigma^2/(2Bh)$, which costs $\frac h2$ times that. Whatever $h$ is,
     the sum over directions is the floor $\eta\operatorname{tr}\Sigma/(4B)$, and momentum acts on it as the rate
     $\eta_\text{eff}$ does. The first term asks that the floor be at most $D$; it grows when the loss stops falling, as
     a decay of the learning rate would lower the floor. The second, CABS with $\eta_\text{eff}$, is a guard at large
     rates: the floor is at most a quarter of the loss.
 
+    What counts is $\eta_\text{eff}/B$ alone, as long as $\eta_\text{eff}h$ is small: per sample, both progress and floor
+    depend on nothing else. So where $B^*$ is below the smallest size, the batch keeps that size $B_\min$ and the rate is
+    multiplied by $s=B_\min/B^*$ instead, which takes fewer updates than small batches would; at most by
+    ``max_lr_scale``, and only as far as a step, to first order, takes no more than the loss (Polyak's step):
+
+    $$ s\,\eta_\text{eff}\,\big(\|G\|^2+\operatorname{tr}\Sigma/B_\min\big)\le F. $$
+
+    On a quadratic loss that keeps $s\,\eta_\text{eff}h\le\frac12$ along the gradient. Where the batch is as large as
+    it can be, the rate is divided by what is missing.
+
+    Adam's update is $-\eta\,p_d\,\bar g_d$ with $p_d=1/(\sqrt{\hat v_d}+\epsilon)$: the same holds with $\eta p_d$ for
+    the rate of each direction, so that $\sum_dp_d\operatorname{var}_d$ and $\sum_dp_dG_d^2$ take the places of
+    $\operatorname{tr}\Sigma$ and $\|G\|^2$, and $\eta_\text{eff}=\eta$.
+
     $F$ is the mean of the batch losses with time constant $H/8$ samples, and $D$ that with time constant $H$ less $F$,
     or $10^{-4}|F|$ if that is more.
 
-    Source: our own, under study (its numbers so far are of small tasks). Choices: the averages have no bias from
-    their start (each is a weighted mean of what was seen); until $H$ samples were watched $D$ says nothing and only
-    the guard decides, or without the guard the size is held; the size grows by a tenth per update at most and falls
-    at once; with several parameter groups $\sum_g\eta_g\operatorname{tr}\Sigma_g$ takes the place of
-    $\eta\operatorname{tr}\Sigma$, with the first group's momentum; optimizers other than SGD count as having no
-    momentum, and their preconditioner is not seen. A loss of 0 or less has no guard. A batch of one sample changes
-    nothing, and so does one whose numbers are not finite, and a momentum of 1 or more, for which there is no floor.
+    Source: our own. Choices: the averages have no bias from their start (each is a weighted mean of what was seen);
+    until $H$ samples were watched $D$ says nothing and only the guard decides, or without the guard the size is held;
+    the size grows by a tenth per update at most and falls at once; the rate's factor moves by a tenth per update at
+    most; with several parameter groups sums over the groups of $\eta_g$ times their share take the place of
+    $\eta\operatorname{tr}\Sigma$ and $\eta\|G\|^2$, with the first group's momentum; optimizers other than SGD, Adam and
+    AdamW are taken for SGD. A loss of 0 or less has no guard, and without one the rate is not raised. A batch of one
+    sample changes nothing, and so does one whose numbers are not finite, the first steps of Adam, and a momentum of 1
+    or more, for which there is no floor.
 
     Attributes:
         horizon: $H$, in epochs.
-        min_batch_size: Smallest size, in samples; so it is where there is no noise.
+        min_batch_size: $B_\min$, in samples.
         max_batch_size: Largest size, in samples; the data set is a bound, too.
-        decay: Coefficient of the past in the average of the variance, in [0, 1).
+        max_lr_scale: The most that the rate is multiplied or divided by, at least 1; 1 leaves the rate alone.
+        decay: Coefficient of the past in the averages of variance and squared gradient, in [0, 1).
         growth: The most that the size grows by per update, as a factor above 1; one sample is always allowed.
         min_decrease: Smallest $D$, as a share of $|F|$; at least 0.
-        guard: Whether the second term takes part.
+        guard: Whether the loss bounds size and rate.
+        preconditioned: Whether Adam's $p_d$ count, which takes the estimator ``layers``; SGD has none.
     """
 
-    horizon: float = 0.5
+    horizon: float = 1.0
     min_batch_size: int = 16
     max_batch_size: int = 4096
+    max_lr_scale: float = 8.0
     decay: float = 0.95
     growth: float = 1.1
     min_decrease: float = 1e-4
     guard: bool = True
+    preconditioned: bool = True
 
     def __post_init__(self) -> None:
         check_positive("horizon", self.horizon)
         check_bounds(self.min_batch_size, self.max_batch_size)
+        check_from("max_lr_scale", self.max_lr_scale, 1)
         check_decay(self.decay)
         check_above("growth", self.growth, 1)
         check_from("min_decrease", self.min_decrease, 0)
 
     def requires(self, progress: Progress) -> frozenset[str]:
-        """The variance; per parameter group where there are several."""
-        return with_groups(frozenset({"grad_variance"}), progress)
+        """Variance and squared gradient, as the optimizer's updates see them; per parameter group if there are several.
+
+        Args:
+            progress: Where training stands, with what the optimizer is.
+
+        Returns:
+            Names of quantities.
+        """
+        kind = self._kind(progress)
+        return with_groups(frozenset({f"{kind}_variance", f"{kind}_sqnorm"}), progress)
 
     def init(self) -> NoiseFloorState:
         """Nothing averaged."""
-        return NoiseFloorState(variances=[], watched=0, samples_seen=0, slow=0.0, fast=0.0)
+        return NoiseFloorState(variances=[], signals=[], watched=0, samples_seen=0, slow=0.0, fast=0.0, lr_scale=1.0)
 
     def update(
         self, statistics: Statistics, progress: Progress, state: NoiseFloorState
     ) -> tuple[Decision, NoiseFloorState]:
         """Average this batch in, then apply the rule; see the class."""
-        variances = _variances(statistics, progress)
-        if not all(map(math.isfinite, (statistics.loss, *variances))) or progress.momentum >= 1:
-            because = "no finite loss and variance, or a momentum of 1 or more"
-            return hold("noise-floor", progress, because), state
-        averaged = self._average(variances, statistics, progress, state)
-        noise = with_rates([own["mean"] for own in averaged["variances"]], progress) / (1 - progress.momentum)
+        variances, signals = self._moments(statistics, progress)
+        if not all(map(math.isfinite, (statistics.loss, *variances, *signals))) or progress.momentum >= 1:
+            return _held("no finite loss, variance and gradient, or a momentum of 1 or more", progress, state), state
+        averaged = self._average(variances, signals, statistics, progress, state)
+        noise, signal = (_pace(averages, progress) for averages in (averaged["variances"], averaged["signals"]))
         loss = averaged["fast"]
         decrease = max(averaged["slow"] - loss, self.min_decrease * abs(loss))
-        if not (math.isfinite(noise) and math.isfinite(decrease)):
-            return hold("noise-floor", progress, "numbers too large to divide"), state
-        return self._decide(noise, loss, decrease, progress, averaged), averaged
-
-    def _decide(
-        self, noise: float, loss: float, decrease: float, progress: Progress, state: NoiseFloorState
-    ) -> Decision:
-        """The size for these numbers."""
-        asked: list[float] = []
-        numbers = {"noise": noise, "loss": loss}
-        reason = f"noise-floor: lr*variance {noise:.4g}, loss {loss:.4g}"
+        if not (math.isfinite(noise) and math.isfinite(signal) and math.isfinite(decrease)):
+            return _held("numbers too large to divide", progress, state), state
+        is_known = averaged["watched"] >= self.horizon * progress.dataset_size
+        asked = [ratio(noise, 4 * decrease)] if is_known else []
         if self.guard and loss > 0:
             asked.append(noise / loss)
-        if state["watched"] >= self.horizon * progress.dataset_size:
-            asked.append(ratio(noise, 4 * decrease))
-            numbers["decrease"] = decrease
+        if not asked:
+            return _held("the loss was not watched for long enough", progress, averaged), averaged
+        wanted = max(asked)
+        factor = self._moved(self._lr_scale(wanted, noise, signal, loss, progress), state["lr_scale"])
+        reason = f"noise-floor: lr*variance {noise:.4g}, loss {loss:.4g}"
+        numbers = {"noise": noise, "loss": loss}
+        if is_known:
             reason += f", decrease {decrease:.4g}"
-        elif not asked:
-            return hold("noise-floor", progress, "the loss was not watched for long enough")
-        asked_for = max(asked)
+            numbers["decrease"] = decrease
+        decision = Decision(
+            batch_size=self._size(wanted, progress),
+            lr_scale=factor,
+            reason=f"{reason}: {wanted:.4g} samples",
+            numbers=numbers,
+        )
+        averaged["lr_scale"] = factor
+        return decision, averaged
+
+    def _kind(self, progress: Progress) -> str:
+        """Which moments the noise of the optimizer's update is made of."""
+        return "descent" if self.preconditioned and progress.optimizer in _ADAMS else "grad"
+
+    def _moments(self, statistics: Statistics, progress: Progress) -> tuple[list[float], list[float]]:
+        """Variance, and squared gradient without the noise that the mean carries, in each group; nan without."""
+        kind = self._kind(progress)
+        variances, signals = [], []
+        for part in parts_of(statistics, progress):
+            variance, sqnorm = getattr(part, f"{kind}_variance"), getattr(part, f"{kind}_sqnorm")
+            is_known = variance is not None and sqnorm is not None
+            variances.append(variance if is_known else math.nan)
+            signals.append(sqnorm - variance / statistics.num_samples if is_known else math.nan)
+        return variances or [math.nan], signals or [math.nan]
+
+    def _size(self, wanted: float, progress: Progress) -> int:
+        """The next size: what is wanted, within bounds and not too much larger than now."""
         most = min(grown(progress.batch_size, self.growth), largest_size(self.max_batch_size, progress))
         # Bounds first, since the number may be infinite; the lower one wins.
-        size = round(max(self.min_batch_size, min(asked_for, most)))
-        return Decision(batch_size=size, reason=f"{reason}: {asked_for:.4g} samples", numbers=numbers)
+        return round(max(self.min_batch_size, min(wanted, most)))
+
+    def _lr_scale(self, wanted: float, noise: float, signal: float, loss: float, progress: Progress) -> float:
+        """What the rate makes up for where the size is at one of its bounds."""
+        largest = largest_size(self.max_batch_size, progress)
+        if wanted > largest and progress.batch_size >= largest:
+            return max(largest / wanted, 1 / self.max_lr_scale)
+        if wanted < self.min_batch_size and self.guard and loss > 0:
+            step = max(signal, 0.0) + noise / self.min_batch_size
+            factors = (ratio(self.min_batch_size, wanted), ratio(loss, step), self.max_lr_scale)
+            return max(1.0, min(factors))
+        return 1.0
+
+    def _moved(self, factor: float, last: float) -> float:
+        """The factor, or as far towards it as one update may go."""
+        return max(last / self.growth, min(factor, last * self.growth))
 
     def _average(
-        self, variances: list[float], statistics: Statistics, progress: Progress, state: NoiseFloorState
+        self,
+        variances: Sequence[float],
+        signals: Sequence[float],
+        statistics: Statistics,
+        progress: Progress,
+        state: NoiseFloorState,
     ) -> NoiseFloorState:
         """The averages with this batch in them."""
-        ema = DebiasedEma(decay=self.decay)
-        old = averages_of("NoiseFloor", state["variances"], len(variances), ema.init())
         # The batch stands for all samples since the last one that was seen, so that time is in samples always.
         passed = progress.samples_seen - state["samples_seen"] if state["watched"] else 0
         passed = max(passed, statistics.num_samples)
@@ -139,18 +208,34 @@ class NoiseFloor(Rule[NoiseFloorState]):
         horizon = self.horizon * progress.dataset_size
         slow, fast = (_ema_of_samples(passed, watched, constant) for constant in (horizon, horizon / 8))
         return NoiseFloorState(
-            variances=[ema.update(a, b) for a, b in zip(old, variances, strict=True)],
+            variances=self._means(state["variances"], variances),
+            signals=self._means(state["signals"], signals),
             watched=watched,
             samples_seen=progress.samples_seen,
             slow=slow.update(state["slow"], statistics.loss),
             fast=fast.update(state["fast"], statistics.loss),
+            lr_scale=state["lr_scale"],
         )
 
+    def _means(self, old: list[RunningMean], values: Sequence[float]) -> list[RunningMean]:
+        """Running means of the groups with one more value each."""
+        ema = DebiasedEma(decay=self.decay)
+        means = averages_of("NoiseFloor", old, len(values), ema.init())
+        return [ema.update(a, b) for a, b in zip(means, values, strict=True)]
 
-def _variances(statistics: Statistics, progress: Progress) -> list[float]:
-    """The variance in each parameter group, nan where there is none."""
-    variances = [part.grad_variance for part in parts_of(statistics, progress)]
-    return [math.nan if variance is None else variance for variance in variances] or [math.nan]
+
+_ADAMS = frozenset({"Adam", "AdamW"})
+
+
+def _held(because: str, progress: Progress, state: NoiseFloorState) -> Decision:
+    """Size and rate as they were, where a batch says nothing."""
+    reason = f"noise-floor: held, {because}"
+    return Decision(batch_size=progress.batch_size, lr_scale=state["lr_scale"], reason=reason)
+
+
+def _pace(averages: Sequence[RunningMean], progress: Progress) -> float:
+    """The groups' averages times their rates, with what momentum makes of these."""
+    return with_rates([own["mean"] for own in averages], progress) / (1 - progress.momentum)
 
 
 def _ema_of_samples(passed: int, watched: int, constant: float) -> Ema:

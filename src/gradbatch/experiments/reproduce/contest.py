@@ -13,6 +13,7 @@ _NUM_EVALUATIONS = 12
 
 RULES: Mapping[str, Mapping[str, Any]] = {
     "noise-floor": {"rule": "noise-floor"},
+    "noise-floor, the rate left alone": {"rule": "noise-floor", "set": ("max_lr_scale=1",)},
     "cabs": {"rule": "cabs"},
     "cabs, with momentum": {"rule": "cabs", "set": ("with_momentum=true",)},
     "ba": {"rule": "ba", "set": ("momentum=0.9",)},
