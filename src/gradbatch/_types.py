@@ -139,8 +139,8 @@ class Statistics:
             optimizer puts on the gradient: $p_d=1/(\sqrt{\hat v_d}+\epsilon)$ of Adam as it stood before the update
             (the variance then has no unit), and 1 for SGD; ``None`` for others, and until Adam has made five steps.
         preconditioned_sqnorm: $\sum_d p_d^2\bar g_d^2$, likewise.
-        descent_variance: $\sum_d p_d\operatorname{var}_d$: the noise of an update as the loss feels it, since the update is
-            $-\eta p_d\bar g_d$; ``grad_variance`` for SGD.
+        descent_variance: $\sum_d p_d\operatorname{var}_d$: the noise of an update as the loss feels it, since the
+            update is $-\eta p_d\bar g_d$; ``grad_variance`` for SGD.
         descent_sqnorm: $\sum_d p_d\bar g_d^2$, what an update takes from the loss to first order, per unit of rate;
             ``grad_sqnorm`` for SGD.
         layers: The same per layer, by the layer's name, when ``"layers"`` was asked for.

@@ -142,7 +142,7 @@ def _report(values: dict[str, Any]) -> int:
 def _reproduce(values: dict[str, Any]) -> int:
     """Run what the logs lack, print the pages' text, and draw the pages."""
     from gradbatch.experiments.interrupts import StoppedError
-    from gradbatch.experiments.reproduce.command import chosen, draw, reproduce, text_of
+    from gradbatch.experiments.reproduction import chosen, draw, reproduce, text_of
 
     experiments, scale, results = chosen(values["experiments"]), values["scale"], values["results"]
     failures: dict[str, str] = {}
@@ -165,8 +165,8 @@ def _reproduce(values: dict[str, Any]) -> int:
 
 def _list(values: dict[str, Any]) -> int:
     """Print the tasks, the rules with their defaults, and the experiments."""
-    from gradbatch.experiments.reproduce.catalogue import EXPERIMENTS
     from gradbatch.experiments.rule_settings import rule_parameters
+    from gradbatch.experiments.studies.catalogue import EXPERIMENTS
     from gradbatch.experiments.tasks import TASKS
     from gradbatch.rules import RULES
 

@@ -13,7 +13,6 @@ from gradbatch._types import Floats, LayerStatistics, Statistics
 from gradbatch.probe.coverage import ParameterTable
 from gradbatch.probe.forms import PerSample
 from gradbatch.probe.moments import projections
-from gradbatch.probe.quantities import PRECONDITIONED
 from gradbatch.probe.sums import Sums
 
 __all__ = ["summarise"]

@@ -49,9 +49,9 @@ class NoiseFloor(Rule[NoiseFloorState]):
     a decay of the learning rate would lower the floor. The second, CABS with $\eta_\text{eff}$, is a guard at large
     rates: the floor is at most a quarter of the loss.
 
-    What counts is $\eta_\text{eff}/B$ alone, as long as $\eta_\text{eff}h$ is small: per sample, both progress and floor
-    depend on nothing else. So where $B^*$ is below the smallest size, the batch keeps that size $B_\min$ and the rate is
-    multiplied by $s=B_\min/B^*$ instead, which takes fewer updates than small batches would; at most by
+    What counts is $\eta_\text{eff}/B$ alone, as long as $\eta_\text{eff}h$ is small: per sample, both progress and
+    floor depend on nothing else. So where $B^*$ is below the smallest size, the batch keeps that size $B_\min$ and the
+    rate is multiplied by $s=B_\min/B^*$ instead, which takes fewer updates than small batches would; at most by
     ``max_lr_scale``, and only as far as a step, to first order, takes no more than the loss (Polyak's step):
 
     $$ s\,\eta_\text{eff}\,\big(\|G\|^2+\operatorname{tr}\Sigma/B_\min\big)\le F. $$
@@ -70,10 +70,10 @@ class NoiseFloor(Rule[NoiseFloorState]):
     until $H$ samples were watched $D$ says nothing and only the guard decides, or without the guard the size is held;
     the size grows by a tenth per update at most and falls at once; the rate's factor moves by a tenth per update at
     most; with several parameter groups sums over the groups of $\eta_g$ times their share take the place of
-    $\eta\operatorname{tr}\Sigma$ and $\eta\|G\|^2$, with the first group's momentum; optimizers other than SGD, Adam and
-    AdamW are taken for SGD. A loss of 0 or less has no guard, and without one the rate is not raised. A batch of one
-    sample changes nothing, and so does one whose numbers are not finite, the first steps of Adam, and a momentum of 1
-    or more, for which there is no floor.
+    $\eta\operatorname{tr}\Sigma$ and $\eta\|G\|^2$, with the first group's momentum; optimizers other than SGD, Adam
+    and AdamW are taken for SGD. A loss of 0 or less has no guard, and without one the rate is not raised. A batch of
+    one sample changes nothing, and so does one whose numbers are not finite, the first steps of Adam, and a momentum
+    of 1 or more, for which there is no floor.
 
     Attributes:
         horizon: $H$, in epochs.
@@ -163,7 +163,8 @@ class NoiseFloor(Rule[NoiseFloorState]):
     def _moments(self, statistics: Statistics, progress: Progress) -> tuple[list[float], list[float]]:
         """Variance, and squared gradient without the noise that the mean carries, in each group; nan without."""
         kind = self._kind(progress)
-        variances, signals = [], []
+        variances: list[float] = []
+        signals: list[float] = []
         for part in parts_of(statistics, progress):
             variance, sqnorm = getattr(part, f"{kind}_variance"), getattr(part, f"{kind}_sqnorm")
             is_known = variance is not None and sqnorm is not None

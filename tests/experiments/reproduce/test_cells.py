@@ -1,8 +1,8 @@
 import math
 
 import pytest
-from experiments.reproduce.outcomes import outcome
 
+from experiments.reproduce.outcomes import outcome
 from gradbatch.experiments.reproduce.cells import NONE, at_validation_best, best, final, lines, percent, spread
 
 

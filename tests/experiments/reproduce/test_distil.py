@@ -2,8 +2,8 @@ import json
 
 import numpy as np
 import pytest
-from experiments.reproduce.outcomes import Silent
 
+from experiments.reproduce.outcomes import Silent
 from gradbatch.experiments.loop import train
 from gradbatch.experiments.reproduce.distil import distil, train_and_distil
 from gradbatch.experiments.run import read_run

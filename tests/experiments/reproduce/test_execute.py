@@ -2,8 +2,8 @@ import json
 from dataclasses import replace
 
 import pytest
-from experiments.reproduce.outcomes import Silent, fails_at_seed_one
 
+from experiments.reproduce.outcomes import Silent, fails_at_seed_one
 from gradbatch.experiments.loop import train
 from gradbatch.experiments.reproduce import execute
 from gradbatch.experiments.reproduce.execute import run_trials

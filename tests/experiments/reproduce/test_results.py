@@ -2,8 +2,8 @@ import json
 import math
 
 import pytest
-from experiments.reproduce.outcomes import outcome, results
 
+from experiments.reproduce.outcomes import outcome, results
 from gradbatch.errors import InvalidInputError
 from gradbatch.experiments.reproduce.results import ResultsLog
 from gradbatch.experiments.reproduce.trial import trial

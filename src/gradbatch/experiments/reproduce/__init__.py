@@ -1,1 +1,1 @@
-"""The papers' experiments: declared as records, run by the ordinary loop, drawn from their logs by pure functions."""
+"""What an experiment is made of: trials, the log of what came out of them, and the pages that are drawn from it."""

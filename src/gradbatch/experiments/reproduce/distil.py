@@ -1,5 +1,6 @@
 """A run's logs in one line: what the tables and figures are drawn from."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -74,7 +75,7 @@ def _evaluations(lines: Sequence[Mapping[str, Any]], sizes: Floats, losses: Floa
     names = [name for name in (lines[0] if lines else {}) if name != "epoch" and not name.endswith("_accuracy")]
     columns = {name: column(lines, name) for name in names}
     edges = [0, *(line["step"] for line in lines)]
-    stretches = [slice(start, stop) for start, stop in zip(edges[:-1], edges[1:], strict=True)]
+    stretches = [slice(start, stop) for start, stop in itertools.pairwise(edges)]
     columns["batch_loss"] = np.array([(losses[own] * sizes[own]).sum() / sizes[own].sum() for own in stretches])
     columns["batch_size"] = np.array([sizes[own].mean() for own in stretches])
     kept = _kept(columns, len(lines))
@@ -95,7 +96,7 @@ def _kept(columns: Mapping[str, Floats], num_lines: int) -> list[int]:
 def _course(samples: Floats, sizes: Floats) -> dict[str, list[Any]]:
     """Batch sizes along the run."""
     edges = np.unique(np.linspace(0, len(sizes), _NUM_BINS + 1).astype(int))
-    parts = [sizes[start:stop] for start, stop in zip(edges[:-1], edges[1:], strict=True)]
+    parts = [sizes[start:stop] for start, stop in itertools.pairwise(edges)]
     return {
         "updates": [int(edge) for edge in edges[1:]],
         "samples": [int(samples[edge - 1]) for edge in edges[1:]],

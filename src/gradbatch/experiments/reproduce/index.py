@@ -66,10 +66,10 @@ def index_of(experiments: Iterable[Experiment], results: Path) -> str:
 
 
 _LEAD = (
-    "Every claim below was put to the test with this library on public data. Verdicts and numbers are computed from the "
-    "raw logs in `results/`, never typed; a page stands behind each."
+    "Every claim below was put to the test with this library on public data. Verdicts and numbers are computed from "
+    "the raw logs in `results/`, never typed; a page stands behind each."
 )
 _FOOT = (
-    "`gradbatch reproduce NAME --scale full` runs one anew, `gradbatch reproduce all --draw` draws these pages from the "
-    "committed logs. Scale *quick* only shows that the machinery works: its runs are too short to judge by."
+    "`gradbatch reproduce NAME --scale full` runs one anew, `gradbatch reproduce all --draw` draws these pages from "
+    "the committed logs. Scale *quick* only shows that the machinery works: its runs are too short to judge by."
 )

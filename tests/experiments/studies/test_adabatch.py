@@ -3,9 +3,9 @@ import pytest
 import gradbatch as gb
 from cases import progress
 from experiments.reproduce.outcomes import outcome, results
-from gradbatch.experiments.reproduce.adabatch import EXPERIMENTS, stage_seconds
 from gradbatch.experiments.reproduce.experiment import Plot, Table
 from gradbatch.experiments.rule_settings import build_rule
+from gradbatch.experiments.studies.adabatch import EXPERIMENTS, stage_seconds
 
 CIFAR10, FASHION = EXPERIMENTS
 WITHIN, BETTER, FASTER = (claim.judge for claim in CIFAR10.claims)

@@ -7,7 +7,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from gradbatch.experiments.figures import Panel
-from gradbatch.experiments.reproduce.ba_variants import (
+from gradbatch.experiments.reproduce.cells import NONE, best, final, lines, percent, spread
+from gradbatch.experiments.reproduce.drawing import course_curve, curves_of, mean_curve
+from gradbatch.experiments.reproduce.experiment import Block, Claim, Experiment, Plot, Scale, Table, Verdict
+from gradbatch.experiments.reproduce.results import Outcome, Results
+from gradbatch.experiments.reproduce.trial import Trial, trial
+from gradbatch.experiments.studies.ba_variants import (
     BA,
     BA_CODE,
     BA_PAPER,
@@ -17,11 +22,6 @@ from gradbatch.experiments.reproduce.ba_variants import (
     mean_of,
     variant_settings,
 )
-from gradbatch.experiments.reproduce.cells import NONE, best, final, lines, percent, spread
-from gradbatch.experiments.reproduce.drawing import course_curve, curves_of, mean_curve
-from gradbatch.experiments.reproduce.experiment import Block, Claim, Experiment, Plot, Scale, Table, Verdict
-from gradbatch.experiments.reproduce.results import Outcome, Results
-from gradbatch.experiments.reproduce.trial import Trial, trial
 
 __all__ = ["EXPERIMENTS", "boom", "plateau", "rate_trials"]
 

@@ -5,7 +5,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gradbatch.experiments.reproduce.ba_variants import (
+from gradbatch.experiments.reproduce.cells import best, lines, percent, spread
+from gradbatch.experiments.reproduce.experiment import Block, Claim, Experiment, Plot, Scale, Table, Verdict
+from gradbatch.experiments.reproduce.results import Outcome, Results
+from gradbatch.experiments.reproduce.trial import Trial, trial
+from gradbatch.experiments.studies.ba_variants import (
     BA,
     BA_ACCEPTS,
     BA_CODE,
@@ -23,10 +27,6 @@ from gradbatch.experiments.reproduce.ba_variants import (
     size_plot,
     variant_settings,
 )
-from gradbatch.experiments.reproduce.cells import best, lines, percent, spread
-from gradbatch.experiments.reproduce.experiment import Block, Claim, Experiment, Plot, Scale, Table, Verdict
-from gradbatch.experiments.reproduce.results import Outcome, Results
-from gradbatch.experiments.reproduce.trial import Trial, trial
 
 __all__ = ["EXPERIMENTS", "RATES", "early_and_late", "judge_growth", "judge_late_rise", "size_table", "whole_trials"]
 

@@ -1,6 +1,7 @@
 """All experiments, by name."""
 
-from gradbatch.experiments.reproduce import (
+from gradbatch.experiments.reproduce.experiment import Experiment
+from gradbatch.experiments.studies import (
     adabatch,
     ba,
     ba_appendix,
@@ -13,7 +14,6 @@ from gradbatch.experiments.reproduce import (
     regret,
     speed,
 )
-from gradbatch.experiments.reproduce.experiment import Experiment
 
 __all__ = ["EXPERIMENTS"]
 

@@ -13,10 +13,10 @@ from gradbatch.experiments.build import build_model, load_dataset
 from gradbatch.experiments.logs import RunProgress
 from gradbatch.experiments.reproduce.cells import lines
 from gradbatch.experiments.reproduce.experiment import Block, Claim, Experiment, Scale, Table, Verdict
-from gradbatch.experiments.reproduce.racers import RACERS, Case, Take
 from gradbatch.experiments.reproduce.results import Outcome, Results
 from gradbatch.experiments.reproduce.trial import Trial, trial
 from gradbatch.experiments.settings import TrainSettings
+from gradbatch.experiments.studies.racers import RACERS, Case, Take
 
 __all__ = ["EXPERIMENTS", "race"]
 

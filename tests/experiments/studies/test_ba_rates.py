@@ -3,7 +3,7 @@ import math
 import pytest
 
 from experiments.reproduce.outcomes import outcome, results
-from gradbatch.experiments.reproduce.ba_rates import EXPERIMENTS, boom, plateau, rate_trials
+from gradbatch.experiments.studies.ba_rates import EXPERIMENTS, boom, plateau, rate_trials
 
 FIGURE4, FIGURE5 = EXPERIMENTS
 WELL, FASTER, FAILING = (claim.judge for claim in FIGURE4.claims)

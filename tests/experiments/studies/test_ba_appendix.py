@@ -3,8 +3,8 @@ import math
 import pytest
 
 from experiments.reproduce.outcomes import outcome, results
-from gradbatch.experiments.reproduce.ba_appendix import EXPERIMENTS
-from gradbatch.experiments.reproduce.ba_decrease import PROBABILITIES
+from gradbatch.experiments.studies.ba_appendix import EXPERIMENTS
+from gradbatch.experiments.studies.ba_decrease import PROBABILITIES
 
 (DECREASE,) = EXPERIMENTS
 NORMAL, MEAN, EXACT, DIAGONAL, TWICE = (claim.judge for claim in DECREASE.claims)

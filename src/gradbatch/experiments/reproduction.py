@@ -8,11 +8,11 @@ import torch
 
 from gradbatch.errors import InvalidInputError
 from gradbatch.experiments.choices import choose
-from gradbatch.experiments.reproduce.catalogue import EXPERIMENTS
 from gradbatch.experiments.reproduce.execute import run_trials
 from gradbatch.experiments.reproduce.experiment import Experiment, Scale
 from gradbatch.experiments.reproduce.index import write_index
 from gradbatch.experiments.reproduce.pages import log_of, page_of, results_of, write_pages
+from gradbatch.experiments.studies.catalogue import EXPERIMENTS
 
 __all__ = ["chosen", "draw", "reproduce", "text_of"]
 

@@ -5,7 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from gradbatch.experiments.reproduce.cabs_page import (
+from gradbatch.experiments.reproduce.cells import percent
+from gradbatch.experiments.reproduce.experiment import Claim, Experiment, Scale, Verdict
+from gradbatch.experiments.reproduce.results import Results
+from gradbatch.experiments.reproduce.trial import Trial, trial
+from gradbatch.experiments.studies.cabs_page import (
     RATE,
     blocks,
     constants_of,
@@ -17,10 +21,6 @@ from gradbatch.experiments.reproduce.cabs_page import (
     spread_of,
     whole,
 )
-from gradbatch.experiments.reproduce.cells import percent
-from gradbatch.experiments.reproduce.experiment import Claim, Experiment, Scale, Verdict
-from gradbatch.experiments.reproduce.results import Results
-from gradbatch.experiments.reproduce.trial import Trial, trial
 
 __all__ = ["EXPERIMENTS"]
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
-from gradbatch.experiments.reproduce.benches import BENCHES, Bench
 from gradbatch.experiments.reproduce.cells import final
 from gradbatch.experiments.reproduce.results import Outcome, Results
+from gradbatch.experiments.studies.benches import BENCHES, Bench
 
 __all__ = ["Field", "Standing"]
 

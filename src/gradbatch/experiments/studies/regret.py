@@ -9,13 +9,13 @@ import numpy as np
 
 from gradbatch.experiments.curves import Points
 from gradbatch.experiments.figures import Panel
-from gradbatch.experiments.reproduce.benches import BENCHES
 from gradbatch.experiments.reproduce.cells import NONE, lines
-from gradbatch.experiments.reproduce.contest import RULES, contest
 from gradbatch.experiments.reproduce.drawing import curves_of
 from gradbatch.experiments.reproduce.experiment import Block, Claim, Experiment, Plot, Table, Verdict
 from gradbatch.experiments.reproduce.results import Results
-from gradbatch.experiments.reproduce.standings import Field, Standing
+from gradbatch.experiments.studies.benches import BENCHES
+from gradbatch.experiments.studies.contest import RULES, contest
+from gradbatch.experiments.studies.standings import Field, Standing
 
 __all__ = ["EXPERIMENTS"]
 
@@ -68,8 +68,9 @@ def _scores_table(field: Field) -> Table:
     )
     caption = (
         f"{field.bench.name}, {_OPTIMIZERS[field.optimizer]}, {field.bench.samples:,} samples: "
-        f"{field.bench.metric.name} on the test set at the end of training, the constant batch's size in brackets (chosen "
-        f"on the validation set), means of up to {seeds} seeds; mean updates over the rates; spread over the rates, in "
+        f"{field.bench.metric.name} on the test set at the end of training, the constant batch's size in brackets "
+        f"(chosen on the validation set), means of up to {seeds} seeds; mean updates over the rates; spread over the "
+        f"rates, in "
         f"{field.bench.unit}.{chosen}"
     )
     return Table(
@@ -120,8 +121,8 @@ def _cost_table(field: Field) -> Table | None:
     caption = (
         f"{field.bench.name}, {_OPTIMIZERS[field.optimizer]}: cost to a validation score of "
         f"{field.bench.metric.write(target)}, that of the grid's best less "
-        f"{'half a point' if field.bench.metric.is_higher_better else '1 %'}, for each at the rate that its own validation "
-        "score chooses. Seconds are of runs that shared the machine."
+        f"{'half a point' if field.bench.metric.is_higher_better else '1 %'}, for each at the rate that its own "
+        "validation score chooses. Seconds are of runs that shared the machine."
     )
     return Table(caption=caption, head=["", "rate", "reached", "samples", "updates", "seconds"], rows=rows)
 
@@ -223,8 +224,8 @@ def _blocks(results: Results) -> list[Block]:
         "### How much the learning rate matters",
         _summary(
             results,
-            "Spread of the score over a 30-fold range of rates, as a share of that of the constant batch that validation "
-            "chooses from the grid.",
+            "Spread of the score over a 30-fold range of rates, as a share of that of the constant batch that "
+            "validation chooses from the grid.",
             _spread_ratio,
             _plain,
         ),
@@ -289,7 +290,7 @@ def _claims(rule: str) -> tuple[Claim, ...]:
     tasks = f"on at least {_ENOUGH} of the seven tasks"
     return (
         Claim(
-            text=f"`{rule}` is as good as the best constant batch at the same rate (mean regret of at most 0), {tasks}.",
+            text=f"`{rule}` is as good as the best constant batch at the same rate (mean regret at most 0), {tasks}.",
             judge=partial(_goal, _matched, _always(0.0), rule),
         ),
         Claim(
@@ -304,11 +305,11 @@ def _claims(rule: str) -> tuple[Claim, ...]:
 
 
 _ABOUT = """
-Every rule with its defaults against constant batches, at the same learning rates and with the same budget of samples. The
-tuned baseline is a grid of constant batch sizes and rates, with the rate constant or under a cosine decay to 0 over the known
-budget; what is best is chosen on a validation set and reported on the test set, at the end of training. Rules begin with 32
-samples (DBA and AdaScale with 128) and are not tuned at all; those that plan by epochs plan for a fifth of the budget at
-a time. A run that diverged counts as a model that knows nothing.
+Every rule with its defaults against constant batches, at the same learning rates and with the same budget of samples.
+The tuned baseline is a grid of constant batch sizes and rates, with the rate constant or under a cosine decay to 0
+over the known budget; what is best is chosen on a validation set and reported on the test set, at the end of
+training. Rules begin with 32 samples (DBA and AdaScale with 128) and are not tuned at all; those that plan by epochs
+plan for a fifth of the budget at a time. A run that diverged counts as a model that knows nothing.
 """
 
 EXPERIMENTS: Sequence[Experiment] = (

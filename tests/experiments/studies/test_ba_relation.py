@@ -1,6 +1,6 @@
 from experiments.reproduce.outcomes import outcome, results
-from gradbatch.experiments.reproduce.ba_relation import EXPERIMENTS
 from gradbatch.experiments.reproduce.experiment import Plot, Table
+from gradbatch.experiments.studies.ba_relation import EXPERIMENTS
 
 (RELATION,) = EXPERIMENTS
 CODE = "BA, code's stop"

@@ -5,10 +5,10 @@ import pytest
 
 from experiments.reproduce.outcomes import results
 from gradbatch.experiments.reproduce.experiment import Table
-from gradbatch.experiments.reproduce.racers import RACERS
 from gradbatch.experiments.reproduce.results import Outcome
-from gradbatch.experiments.reproduce.speed import EXPERIMENTS, race, ratios
 from gradbatch.experiments.reproduce.trial import trial
+from gradbatch.experiments.studies.racers import RACERS
+from gradbatch.experiments.studies.speed import EXPERIMENTS, race, ratios
 
 SPEED = EXPERIMENTS[0]
 

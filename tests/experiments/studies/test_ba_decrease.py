@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 from experiments.reproduce.outcomes import Silent
 from gradbatch.experiments.data import Split
-from gradbatch.experiments.reproduce import ba_decrease
-from gradbatch.experiments.reproduce.ba_decrease import measure_decreases, normality, shape_of
 from gradbatch.experiments.settings import TrainSettings
+from gradbatch.experiments.studies import ba_decrease
+from gradbatch.experiments.studies.ba_decrease import measure_decreases, normality, shape_of
 
 
 def test_the_test_of_normality_refuses_as_often_as_it_says():

@@ -1,8 +1,8 @@
 import pytest
 
 from experiments.reproduce.outcomes import outcome, results
-from gradbatch.experiments.reproduce.ba import EXPERIMENTS, early_and_late, whole_trials
 from gradbatch.experiments.reproduce.experiment import Plot, Table
+from gradbatch.experiments.studies.ba import EXPERIMENTS, early_and_late, whole_trials
 
 TABLE1, FIGURE1, FIGURE3 = EXPERIMENTS
 CODE, PAPER, ACCEPTS = "BA, code's stop", "BA, paper's stop", "BA, accepts overshoots"

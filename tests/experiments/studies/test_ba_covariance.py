@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from experiments.reproduce.outcomes import Silent, outcome, results
-from gradbatch.experiments.reproduce.ba_covariance import EXPERIMENTS, variances_along
 from gradbatch.experiments.settings import TrainSettings
+from gradbatch.experiments.studies.ba_covariance import EXPERIMENTS, variances_along
 
 (COVARIANCE,) = EXPERIMENTS
 TREND, VARIANCE = (claim.judge for claim in COVARIANCE.claims)

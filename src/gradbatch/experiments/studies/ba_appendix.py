@@ -10,13 +10,13 @@ import numpy as np
 
 from gradbatch.experiments.curves import Points
 from gradbatch.experiments.figures import Panel
-from gradbatch.experiments.reproduce.ba_decrease import PROBABILITIES, measure_decreases
-from gradbatch.experiments.reproduce.ba_variants import SOURCE, answer_of
 from gradbatch.experiments.reproduce.cells import lines
 from gradbatch.experiments.reproduce.drawing import curves_of
 from gradbatch.experiments.reproduce.experiment import Block, Claim, Experiment, Plot, Scale, Table, Verdict
 from gradbatch.experiments.reproduce.results import Outcome, Results
 from gradbatch.experiments.reproduce.trial import Trial, trial
+from gradbatch.experiments.studies.ba_decrease import PROBABILITIES, measure_decreases
+from gradbatch.experiments.studies.ba_variants import SOURCE, answer_of
 
 __all__ = ["EXPERIMENTS"]
 
@@ -191,7 +191,7 @@ Here the same is done with plain SGD on class-balanced subsets of Fashion-MNIST 
 2,000 with a small one), which are the whole data set of the objective; batches are drawn with replacement, so that the
 formulas are exact. What is compared: the decrease of the objective with a batch's step, ηf·ḡ to first order,
 over many batches, against N(ημ, η²σ²/m) with μ and σ from a single batch. The docstring of
-`gradbatch.experiments.reproduce.ba_decrease` has the mathematics. The rate scales everything; the paper's is not known.
+`gradbatch.experiments.studies.ba_decrease` has the mathematics. The rate scales everything; the paper's is not known.
 """
 
 EXPERIMENTS: Sequence[Experiment] = (

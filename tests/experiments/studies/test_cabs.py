@@ -3,9 +3,9 @@ import math
 import pytest
 
 from experiments.reproduce.outcomes import outcome, results
-from gradbatch.experiments.reproduce.cabs import EXPERIMENTS
-from gradbatch.experiments.reproduce.cabs_page import level_of, phases_of, samples_to, spread_of
 from gradbatch.experiments.reproduce.experiment import Plot, Table
+from gradbatch.experiments.studies.cabs import EXPERIMENTS
+from gradbatch.experiments.studies.cabs_page import level_of, phases_of, samples_to, spread_of
 
 CABS = ("CABS, exact", "CABS, position")
 CONSTANTS = ("constant 16", "constant 64")

@@ -6,7 +6,7 @@ from torch import nn
 
 from gradbatch._types import Strides
 from gradbatch.experiments.data import Split
-from gradbatch.experiments.reproduce.racers import RACERS, Case, metric_of, per_sample, select
+from gradbatch.experiments.studies.racers import RACERS, Case, metric_of, per_sample, select
 from gradbatch.rules import _selection
 
 

@@ -17,13 +17,13 @@ from gradbatch.experiments.build import build_model, build_optimizer, load_datas
 from gradbatch.experiments.curves import Points
 from gradbatch.experiments.figures import Panel
 from gradbatch.experiments.logs import RunProgress
-from gradbatch.experiments.reproduce.ba_variants import BA, SOURCE, answer_of, mean_of, variant_settings
 from gradbatch.experiments.reproduce.cells import best, final, lines, percent, spread
 from gradbatch.experiments.reproduce.drawing import course_curve, curves_of, mean_curve
 from gradbatch.experiments.reproduce.experiment import Block, Claim, Experiment, Plot, Scale, Table, Verdict
 from gradbatch.experiments.reproduce.results import Outcome, Results
 from gradbatch.experiments.reproduce.trial import Trial, trial
 from gradbatch.experiments.settings import TrainSettings
+from gradbatch.experiments.studies.ba_variants import BA, SOURCE, answer_of, mean_of, variant_settings
 from gradbatch.probe import Probe
 
 __all__ = ["EXPERIMENTS", "variances_along"]

@@ -2,8 +2,8 @@ from collections import Counter
 
 import pytest
 
-from gradbatch.experiments.reproduce.benches import BENCHES
-from gradbatch.experiments.reproduce.contest import RULES, contest
+from gradbatch.experiments.studies.benches import BENCHES
+from gradbatch.experiments.studies.contest import RULES, contest
 from gradbatch.experiments.tasks import TASKS
 
 

@@ -1,9 +1,9 @@
 import math
 
 import pytest
-from experiments.reproduce.outcomes import outcome, results
 
-from gradbatch.experiments.reproduce.standings import Field
+from experiments.reproduce.outcomes import outcome, results
+from gradbatch.experiments.studies.standings import Field
 
 
 def scored(test, validation=None, line=1, **values):

@@ -5,8 +5,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gradbatch.experiments.reproduce.ba import early_and_late, size_table
-from gradbatch.experiments.reproduce.ba_variants import (
+from gradbatch.experiments.reproduce.cells import best, percent
+from gradbatch.experiments.reproduce.experiment import Block, Claim, Experiment, Plot, Scale, Verdict
+from gradbatch.experiments.reproduce.results import Results
+from gradbatch.experiments.reproduce.trial import Trial, trial
+from gradbatch.experiments.studies.ba import early_and_late, size_table
+from gradbatch.experiments.studies.ba_variants import (
     BA,
     BA_CODE,
     BA_PAPER,
@@ -24,10 +28,6 @@ from gradbatch.experiments.reproduce.ba_variants import (
     size_plot,
     variant_settings,
 )
-from gradbatch.experiments.reproduce.cells import best, percent
-from gradbatch.experiments.reproduce.experiment import Block, Claim, Experiment, Plot, Scale, Verdict
-from gradbatch.experiments.reproduce.results import Results
-from gradbatch.experiments.reproduce.trial import Trial, trial
 
 __all__ = ["EXPERIMENTS"]
 

@@ -5,10 +5,10 @@ from statistics import mean
 from typing import Any
 
 from gradbatch.experiments.reproduce.cells import NONE, at_validation_best, best, lines, percent, spread
-from gradbatch.experiments.reproduce.dba import PAPER, SOURCE, row_settings
 from gradbatch.experiments.reproduce.experiment import Block, Claim, Experiment, Scale, Table, Verdict
 from gradbatch.experiments.reproduce.results import Results
 from gradbatch.experiments.reproduce.trial import Trial, trial
+from gradbatch.experiments.studies.dba import PAPER, SOURCE, row_settings
 
 __all__ = ["EXPERIMENTS"]
 

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from gradbatch.experiments.reproduce.benches import BENCHES, Bench
 from gradbatch.experiments.reproduce.experiment import Scale
 from gradbatch.experiments.reproduce.trial import Trial, trial
+from gradbatch.experiments.studies.benches import BENCHES, Bench
 
 __all__ = ["RULES", "contest"]
 

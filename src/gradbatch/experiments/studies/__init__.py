@@ -1,0 +1,1 @@
+"""What is run: the experiments of four papers, the speed of their methods, and the comparison of rules."""
