@@ -156,8 +156,10 @@ def _reproduce(values: dict[str, Any]) -> int:
         return 128 + stop.signal if isinstance(stop, StoppedError) else _INTERRUPTED
     for experiment in experiments:
         print(text_of(experiment, scale, results))
-    for name, why in failures.items():
-        print(f"{name} failed: {why}")
+    for why in dict.fromkeys(failures.values()):
+        names = [name for name, reason in failures.items() if reason == why]
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        print(f"{', '.join(names[:3])}{more} failed: {why}")
     written = draw(experiments, results=results, pages=values["pages"])
     print(f"wrote {', '.join(map(str, written))}")
     return 2 if failures else 0

@@ -88,6 +88,7 @@ class Experiment:
         trials: The runs, by scale.
         blocks: The page's tables and figures, from the outcomes alone.
         claims: What is to be judged.
+        summary: What the page above all shows of it; nothing by default.
         is_timed: Whether its numbers are times, so that its trials have the machine to themselves.
     """
 
@@ -99,4 +100,5 @@ class Experiment:
     trials: Callable[[Scale], Sequence[Trial]]
     blocks: Callable[[Results], Sequence[Block]]
     claims: Sequence[Claim] = ()
+    summary: Callable[[Results], Sequence[Block]] = lambda results: ()
     is_timed: bool = False

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from gradbatch.experiments.files import write_whole
 from gradbatch.experiments.reproduce.experiment import Experiment
-from gradbatch.experiments.reproduce.pages import drawn, table, verdicts
+from gradbatch.experiments.reproduce.pages import drawn, laid_out, table, verdicts
 
 __all__ = ["write_index"]
 
@@ -37,6 +37,7 @@ def index_of(experiments: Iterable[Experiment], results: Path) -> str:
         Markdown.
     """
     claims: list[tuple[str, ...]] = []
+    summaries: list[str] = []
     overview: list[tuple[str, ...]] = []
     for experiment in experiments:
         scale, found = drawn(experiment, results)
@@ -45,6 +46,7 @@ def index_of(experiments: Iterable[Experiment], results: Path) -> str:
         link = f"[{experiment.title}]({experiment.name}.md)" if num_run else experiment.title
         overview.append((link, f"`{experiment.name}`", scale, f"{num_run:,} of {num_trials:,}"))
         if num_run:
+            summaries += [laid_out(experiment.name, experiment.summary(found)).text]
             claims += [
                 (claim.text, f"**{verdict.answer}**", verdict.evidence, f"[{experiment.name}]({experiment.name}.md)")
                 for claim, verdict in verdicts(experiment, scale, found)
@@ -54,6 +56,7 @@ def index_of(experiments: Iterable[Experiment], results: Path) -> str:
             (
                 "# What holds, and what to use",
                 _LEAD,
+                *filter(None, summaries),
                 "## Claims",
                 table(("claim", "verdict", "what we see", "page"), claims),
                 "## Experiments",

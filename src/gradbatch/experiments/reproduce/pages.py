@@ -6,10 +6,10 @@ from pathlib import Path
 
 from gradbatch.experiments.figures import draw_file
 from gradbatch.experiments.files import write_whole
-from gradbatch.experiments.reproduce.experiment import Claim, Experiment, Plot, Scale, Table, Verdict
+from gradbatch.experiments.reproduce.experiment import Block, Claim, Experiment, Plot, Scale, Table, Verdict
 from gradbatch.experiments.reproduce.results import Results, ResultsLog
 
-__all__ = ["Page", "drawn", "log_of", "page_of", "results_of", "table", "verdicts", "write_pages"]
+__all__ = ["Page", "drawn", "laid_out", "log_of", "page_of", "results_of", "table", "verdicts", "write_pages"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,22 +78,36 @@ def page_of(experiment: Experiment, scale: Scale, results: Results) -> Page:
     Returns:
         The page.
     """
-    figures: dict[str, str] = {}
     parts = [f"# {experiment.title}", f"Source: {experiment.source}", experiment.about.strip()]
     if experiment.claims:
         parts += ["## What holds", _claims_table(experiment, scale, results)]
-    parts.append("## What came out")
-    for block in experiment.blocks(results):
+    body = laid_out(experiment.name, experiment.blocks(results))
+    parts += ["## What came out", body.text, "## How to repeat it", _provenance(experiment, scale, results)]
+    return Page(text="\n\n".join(parts) + "\n", figures=body.figures)
+
+
+def laid_out(name: str, blocks: Sequence[Block]) -> Page:
+    """Blocks one after the other.
+
+    Args:
+        name: Begins the names of the figures' files.
+        blocks: Tables, figures, texts.
+
+    Returns:
+        Their Markdown, and the figures.
+    """
+    figures: dict[str, str] = {}
+    parts: list[str] = []
+    for block in blocks:
         if isinstance(block, Table):
             parts += [table(block.head, block.rows), f"*{block.caption}*"]
         elif isinstance(block, Plot):
-            name = f"{experiment.name}{'-' if block.name else ''}{block.name}.svg"
-            figures[name] = draw_file(block.panels, block.legend, name.removesuffix(".svg"))
-            parts += [f"![{block.caption}]({name})", f"*{block.caption}*"]
+            stem = f"{name}-{block.name}" if block.name else name
+            figures[f"{stem}.svg"] = draw_file(block.panels, block.legend, stem)
+            parts += [f"![{block.caption}]({stem}.svg)", f"*{block.caption}*"]
         else:
             parts.append(block.strip())
-    parts += ["## How to repeat it", _provenance(experiment, scale, results)]
-    return Page(text="\n\n".join(parts) + "\n", figures=figures)
+    return Page(text="\n\n".join(parts), figures=figures)
 
 
 def write_pages(experiments: Sequence[Experiment], results: Path, pages: Path) -> list[Path]:
