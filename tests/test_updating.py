@@ -156,14 +156,27 @@ def test_the_preconditioner_of_adam_is_what_its_update_divides_by(amsgrad: bool)
         assert (factor is None) == (step < 5)
         weight.grad = torch.randn(4, dtype=torch.float64) * (step + 1) ** -2
         optimizer.step()
-    # Without momentum the update is lr * p * gradient, with p of after the update.
-    before, grad = weight.detach().clone(), weight.grad.clone()
+    # Without momentum the update is lr * p * gradient, with this gradient in p.
+    before, weight.grad = weight.detach().clone(), torch.tensor([0.0, 1e-6, 0.1, 50.0], dtype=torch.float64)
     state = {name: value.clone() for name, value in optimizer.state[weight].items()}
-    weight.grad = grad
+    factor = preconditioners_of(optimizer, [weight])[0]
+    assert all(torch.equal(value, state[name]) for name, value in optimizer.state[weight].items())
     optimizer.step()
-    moved = before - weight.detach()
-    assert torch.allclose(preconditioners_of(optimizer, [weight])[0] * grad * 0.1, moved, rtol=1e-12, atol=0)
-    assert float(state["step"]) == 8
+    assert torch.allclose(factor * weight.grad * 0.1, before - weight.detach(), rtol=1e-9, atol=1e-15)
+
+
+def test_a_weight_whose_inputs_are_seen_for_the_first_time_has_a_factor_that_is_not_one_over_eps() -> None:
+    weight = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    optimizer = torch.optim.Adam([weight], lr=0.1)
+    for grad in [0.0] * 10 + [3.0]:
+        factor = preconditioners_of(optimizer, [weight])[0]
+        weight.grad = torch.tensor([grad], dtype=torch.float64)
+        if grad == 0:
+            optimizer.step()
+    assert factor.item() == pytest.approx(1e8)
+    # Of eleven gradients one was 3: the corrected second moment is 0.001 * 9 / (1 - 0.999^11).
+    expected = (0.001 * 9 / (1 - 0.999**11)) ** -0.5
+    assert preconditioners_of(optimizer, [weight])[0].item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_preconditioner_of_sgd_is_one_and_of_others_unknown() -> None:

@@ -136,7 +136,7 @@ class Statistics:
         position_sqnorm: $\frac1B\sum_i\sum_t\|g_{it}\|^2$, where $g_i=\sum_tg_{it}$ over the positions of an image or a
             sequence: ``sample_sqnorm`` without the products between positions, in squared gradient units.
         preconditioned_variance: $\sum_d p_d^2\operatorname{var}_d$ with unbiased variances and the factor that the
-            optimizer puts on the gradient: $p_d=1/(\sqrt{\hat v_d}+\epsilon)$ of Adam as it stood before the update
+            optimizer puts on the gradient: $p_d=1/(\sqrt{\hat v_d}+\epsilon)$ of Adam, this gradient in $\hat v_d$
             (the variance then has no unit), and 1 for SGD; ``None`` for others, and until Adam has made five steps.
         preconditioned_sqnorm: $\sum_d p_d^2\bar g_d^2$, likewise.
         descent_variance: $\sum_d p_d\operatorname{var}_d$: the noise of an update as the loss feels it, since the

@@ -61,8 +61,9 @@ def momenta_of(optimizer: Optimizer, parameters: Sequence[nn.Parameter]) -> list
 def preconditioners_of(optimizer: Optimizer, parameters: Sequence[nn.Parameter]) -> list[Tensor | None]:
     r"""The factor that the coming update puts on each number of the gradient, but for the learning rate and averages.
 
-    It is $1/(\sqrt{\hat v}+\epsilon)$ for Adam, with the bias-corrected second moment $\hat v$ as the last update left
-    it, and 1 for SGD.
+    It is $1/(\sqrt{\hat v}+\epsilon)$ for Adam, with the bias-corrected second moment $\hat v$ that the coming update
+    divides by, the parameter's own gradient in it, and 1 for SGD. Without this gradient a weight whose inputs were
+    never seen before, as a pixel at the margin, would have a factor of $1/\epsilon$ at their first sight.
 
     Returns:
         A tensor for each parameter. It is ``None`` for other optimizers, which are not known here, and for Adam in its
@@ -71,14 +72,19 @@ def preconditioners_of(optimizer: Optimizer, parameters: Sequence[nn.Parameter])
     if isinstance(optimizer, torch.optim.SGD):
         return [torch.ones_like(parameter) for parameter in parameters]
     groups = {p: group for group in optimizer.param_groups for p in group["params"]}
-    return [_of_adam(optimizer.state.get(parameter, {}), groups[parameter]) for parameter in parameters]
+    return [_of_adam(optimizer.state.get(p, {}), groups[p], p.grad) for p in parameters]
 
 
-def _of_adam(state: Mapping[str, Any], group: Mapping[str, Any]) -> Tensor | None:
-    """The factor for one parameter, from what Adam keeps for it."""
-    moment, step = state.get("max_exp_avg_sq", state.get("exp_avg_sq")), float(state.get("step", 0))
+def _of_adam(state: Mapping[str, Any], group: Mapping[str, Any], grad: Tensor | None) -> Tensor | None:
+    """The factor for one parameter, from what Adam keeps for it and its gradient."""
+    moment, step = state.get("exp_avg_sq"), float(state.get("step", 0))
     if moment is None or step < _ADAM_STEPS:
         return None
+    if grad is not None:
+        decay, step = group["betas"][1], step + 1
+        moment = torch.lerp(moment, grad.to_dense().square(), 1 - decay)
+    if "max_exp_avg_sq" in state:
+        moment = torch.maximum(moment, state["max_exp_avg_sq"])
     correction = 1 - group["betas"][1] ** step
     return (moment / correction).sqrt_().add_(group["eps"]).reciprocal_()
 

@@ -39,24 +39,25 @@ class NoiseFloor(Rule[NoiseFloorState]):
     samples, training wants
 
     $$ B^* = \max\Big(\frac{\eta_\text{eff}\operatorname{tr}\Sigma}{4D},\;
-       \frac{\eta_\text{eff}\operatorname{tr}\Sigma}{F}\Big) $$
+       \frac{\eta_\text{eff}\operatorname{tr}\Sigma}{2F}\Big) $$
 
     samples. Why: let a direction of the loss have curvature $h$ and gradient noise of variance $\sigma^2/B$. SGD then
-    does not reach the minimum: $x\leftarrow(1-\eta h)x-\eta\varepsilon$ has the stationary variance
-    $\eta\sigma^2/(B h(2-\eta h))\approx\eta\sigma^2/(2Bh)$, which costs $\frac h2$ times that. Whatever $h$ is,
-    the sum over directions is the floor $\eta\operatorname{tr}\Sigma/(4B)$, and momentum acts on it as the rate
-    $\eta_\text{eff}$ does. The first term asks that the floor be at most $D$; it grows when the loss stops falling, as
-    a decay of the learning rate would lower the floor. The second, CABS with $\eta_\text{eff}$, is a guard at large
-    rates: the floor is at most a quarter of the loss.
+    does not reach the minimum: $x\leftarrow(1-\eta h)x-\eta\varepsilon$ has the stationary variance $\eta\sigma^2/(B
+    h(2-\eta h))\approx\eta\sigma^2/(2Bh)$, which costs $\frac h2$ times that. Whatever $h$ is, the sum over directions
+    is the floor $\eta\operatorname{tr}\Sigma/(4B)$, and momentum acts on it as the rate $\eta_\text{eff}$ does. The
+    first term asks that the floor be at most $D$; it grows when the loss stops falling, as a decay of the learning
+    rate would lower the floor. The second, half of what CABS asks for with $\eta_\text{eff}$, is a guard at large
+    rates: the floor is at most half of the loss.
 
     What counts is $\eta_\text{eff}/B$ alone, as long as $\eta_\text{eff}h$ is small: per sample, both progress and
     floor depend on nothing else. So where $B^*$ is below the smallest size, the batch keeps that size $B_\min$ and the
     rate is multiplied by $s=B_\min/B^*$ instead, which takes fewer updates than small batches would; at most by
-    ``max_lr_scale``, and only as far as a step, to first order, takes no more than the loss (Polyak's step):
+    ``max_lr_scale``, and only as far as a step, to first order, takes no more than twice the loss (twice Polyak's
+    step):
 
-    $$ s\,\eta_\text{eff}\,\big(\|G\|^2+\operatorname{tr}\Sigma/B_\min\big)\le F. $$
+    $$ s\,\eta_\text{eff}\,\big(\|G\|^2+\operatorname{tr}\Sigma/B_\min\big)\le 2F. $$
 
-    On a quadratic loss that keeps $s\,\eta_\text{eff}h\le\frac12$ along the gradient. Where the batch is as large as
+    On a quadratic loss that keeps $s\,\eta_\text{eff}h\le1$ along the gradient. Where the batch is as large as
     it can be, the rate is divided by what is missing.
 
     Adam's update is $-\eta\,p_d\,\bar g_d$ with $p_d=1/(\sqrt{\hat v_d}+\epsilon)$: the same holds with $\eta p_d$ for
@@ -137,7 +138,7 @@ class NoiseFloor(Rule[NoiseFloorState]):
         is_known = averaged["watched"] >= self.horizon * progress.dataset_size
         asked = [ratio(noise, 4 * decrease)] if is_known else []
         if self.guard and loss > 0:
-            asked.append(noise / loss)
+            asked.append(noise / (2 * loss))
         if not asked:
             return _held("the loss was not watched for long enough", progress, averaged), averaged
         wanted = max(asked)
@@ -185,7 +186,7 @@ class NoiseFloor(Rule[NoiseFloorState]):
             return max(largest / wanted, 1 / self.max_lr_scale)
         if wanted < self.min_batch_size and self.guard and loss > 0:
             step = max(signal, 0.0) + noise / self.min_batch_size
-            factors = (ratio(self.min_batch_size, wanted), ratio(loss, step), self.max_lr_scale)
+            factors = (ratio(self.min_batch_size, wanted), ratio(2 * loss, step), self.max_lr_scale)
             return max(1.0, min(factors))
         return 1.0
 
