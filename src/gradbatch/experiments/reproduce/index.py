@@ -1,13 +1,13 @@
 """The page above all: which claims hold, which do not, and what to use."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from gradbatch.experiments.files import write_whole
-from gradbatch.experiments.reproduce.experiment import Experiment
-from gradbatch.experiments.reproduce.pages import drawn, laid_out, table, verdicts
+from gradbatch.experiments.reproduce.experiment import Claim, Experiment, Verdict
+from gradbatch.experiments.reproduce.pages import Drawn, drawn, laid_out, table, verdicts
 
-__all__ = ["write_index"]
+__all__ = ["index_of", "write_index"]
 
 
 def write_index(experiments: Iterable[Experiment], results: Path, pages: Path) -> Path:
@@ -36,36 +36,51 @@ def index_of(experiments: Iterable[Experiment], results: Path) -> str:
     Returns:
         Markdown.
     """
-    claims: list[tuple[str, ...]] = []
-    summaries: list[str] = []
-    overview: list[tuple[str, ...]] = []
-    for experiment in experiments:
-        scale, found = drawn(experiment, results)
-        num_trials = len({trial.key for trial in found.trials})
-        num_run = len({trial.key for trial in found.trials if trial.key in found.outcomes})
-        link = f"[{experiment.title}]({experiment.name}.md)" if num_run else experiment.title
-        overview.append((link, f"`{experiment.name}`", scale, f"{num_run:,} of {num_trials:,}"))
-        if num_run:
-            summaries += [laid_out(experiment.name, experiment.summary(found)).text]
-            claims += [
-                (claim.text, f"**{verdict.answer}**", verdict.evidence, f"[{experiment.name}]({experiment.name}.md)")
-                for claim, verdict in verdicts(experiment, scale, found)
-            ]
-    return (
-        "\n\n".join(
-            (
-                "# What holds, and what to use",
-                _LEAD,
-                *filter(None, summaries),
-                "## Claims",
-                table(("claim", "verdict", "what we see", "page"), claims),
-                "## Experiments",
-                table(("experiment", "name", "scale", "runs"), overview),
-                _FOOT,
-            )
-        )
-        + "\n"
+    experiments = list(experiments)
+    found = {experiment.name: drawn(experiment, results) for experiment in experiments}
+    judged = {
+        experiment.name: verdicts(experiment, *found[experiment.name])
+        for experiment in experiments
+        if found[experiment.name].scale == "full"
+    }
+    summaries = [
+        laid_out(experiment.name, experiment.summary(found[experiment.name].results)).text
+        for experiment in experiments
+        if found[experiment.name].results.num_run
+    ]
+    parts = (
+        "# What holds, and what to use",
+        _LEAD,
+        *filter(None, summaries),
+        "## What holds",
+        _claims_table(judged),
+        "## The experiments",
+        table(
+            ("experiment", "name", "scale", "runs"),
+            [_overview(experiment, found[experiment.name]) for experiment in experiments],
+        ),
+        _FOOT,
     )
+    return "\n\n".join(parts) + "\n"
+
+
+def _claims_table(judged: Mapping[str, Sequence[tuple[Claim, Verdict]]]) -> str:
+    """The claims that could be judged; the evidence stands on their pages."""
+    rows = [
+        (claim.text, f"**{verdict.answer}**", f"[{name}]({name}.md)")
+        for name, own in judged.items()
+        for claim, verdict in own
+        if verdict.answer != "open"
+    ]
+    return table(("claim", "verdict", "evidence"), rows)
+
+
+def _overview(experiment: Experiment, found: Drawn) -> tuple[str, str, str, str]:
+    """How much of an experiment was run."""
+    keys = {trial.key for trial in found.results.trials}
+    num_run = len(keys & set(found.results.outcomes))
+    link = f"[{experiment.title}]({experiment.name}.md)" if num_run else experiment.title
+    return link, f"`{experiment.name}`", found.scale if num_run else "–", f"{num_run:,} of {len(keys):,}"
 
 
 _LEAD = (

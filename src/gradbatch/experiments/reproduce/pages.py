@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from gradbatch.experiments.figures import draw_file
 from gradbatch.experiments.files import write_whole
 from gradbatch.experiments.reproduce.experiment import Block, Claim, Experiment, Plot, Scale, Table, Verdict
 from gradbatch.experiments.reproduce.results import Results, ResultsLog
 
-__all__ = ["Page", "drawn", "laid_out", "log_of", "page_of", "results_of", "table", "verdicts", "write_pages"]
+__all__ = ["Drawn", "Page", "drawn", "laid_out", "log_of", "page_of", "results_of", "table", "verdicts", "write_pages"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,19 @@ def results_of(experiment: Experiment, scale: Scale, folder: Path) -> Results:
     return Results(experiment.trials(scale), log_of(experiment, scale, folder).read())
 
 
-def drawn(experiment: Experiment, folder: Path) -> tuple[Scale, Results]:
+class Drawn(NamedTuple):
+    """What a page is drawn from.
+
+    Attributes:
+        scale: Of the runs.
+        results: Their outcomes.
+    """
+
+    scale: Scale
+    results: Results
+
+
+def drawn(experiment: Experiment, folder: Path) -> Drawn:
     """The results that a page is made of: the full ones, or the quick ones where there is none of those.
 
     Args:
@@ -64,7 +77,7 @@ def drawn(experiment: Experiment, folder: Path) -> tuple[Scale, Results]:
         The scale and the results.
     """
     full = results_of(experiment, "full", folder)
-    return ("full", full) if full.num_run else ("quick", results_of(experiment, "quick", folder))
+    return Drawn("full", full) if full.num_run else Drawn("quick", results_of(experiment, "quick", folder))
 
 
 def page_of(experiment: Experiment, scale: Scale, results: Results) -> Page:
