@@ -92,4 +92,7 @@ def text_of(experiment: Experiment, scale: Scale, results: Path) -> str:
     Returns:
         Markdown.
     """
-    return page_of(experiment, scale, results_of(experiment, scale, results)).text
+    found = results_of(experiment, scale, results)
+    if not found.num_run:
+        return f"# {experiment.title}\n\nNothing of it was run yet at the scale {scale}.\n"
+    return page_of(experiment, scale, found).text

@@ -214,7 +214,7 @@ class Probe:
             momenta: What momentum carries over to the coming update, one tensor for each of `parameters`, for
                 ``momentum_projection``.
             preconditioners: The factor on each number of the gradient, $p$, one tensor for each of `parameters`, for
-                ``preconditioned_variance`` and ``preconditioned_sqnorm``.
+                ``preconditioned_variance``, ``descent_variance`` and their squared norms.
             reset: Start anew after this. Without it, the next measurements join these.
 
         Returns:

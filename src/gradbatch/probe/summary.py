@@ -53,7 +53,7 @@ def summarise(
         table: The parameters.
         quantities: What was asked for.
         momenta: What momentum carries over to the update, $\rho\,b$ by parameter, for ``momentum_projection``.
-        preconditioners: $p$ by parameter, for ``preconditioned_variance``.
+        preconditioners: $p$ by parameter, for ``preconditioned_variance`` and ``descent_variance``.
 
     Returns:
         The statistics, with ``None`` for what was not asked for and for what the passes cannot give.

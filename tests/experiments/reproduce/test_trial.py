@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from gradbatch.cli import _parser
 from gradbatch.errors import InvalidInputError
+from gradbatch.experiments.reproduce import trial as trial_module
 from gradbatch.experiments.reproduce.trial import trial
 from gradbatch.experiments.settings import TrainSettings
+from gradbatch.rules import CABS
 
 
 def measure(settings, progress, rounds=1):
@@ -28,6 +31,13 @@ def test_a_default_of_the_task_and_the_same_value_named_are_one_trial():
     assert trial(place={}).key == trial(place={}, lr=0.5, epochs=20, model="mlp").key
 
 
+def test_a_rule_with_other_defaults_is_another_trial(monkeypatch):
+    key = trial(place={}, rule="cabs").key
+    assert trial(place={}, rule="cabs").key == key
+    monkeypatch.setattr(trial_module, "build_rule", lambda name, assignments: CABS(decay=0.9))
+    assert trial(place={}, rule="cabs").key != key
+
+
 def test_other_work_on_the_same_settings_is_another_trial():
     keys = {trial(place={}).key, trial(measure, place={}).key}
     keys |= {trial(partial(measure, rounds=n), place={}).key for n in (2, 3)}
@@ -43,6 +53,11 @@ def test_the_command_repeats_the_trial():
     start = words.index("--set")
     assert words[start + 1 : start + 3] == ["metric=variance", "stride=10"]
     assert "--out" not in words
+    parsed = vars(_parser().parse_args(words[1:]))
+    parsed.pop("command")
+    assert (
+        trial(place={}, **{name: tuple(v) if isinstance(v, list) else v for name, v in parsed.items()}).key == own.key
+    )
     assert trial(measure, place={}).command == ""
 
 

@@ -12,10 +12,10 @@ WITHIN, BETTER, FASTER = (claim.judge for claim in CIFAR10.claims)
 VARIANTS = ("AdaBatch", "fixed small", "fixed large")
 
 
-def run(score, seconds=range(1, 11)):
+def run(score, seconds=range(1, 11), diverged=None):
     """A run of ten epochs of 100 samples, evaluated at the end of each."""
     columns = {"test_score": [score] * 10, "batch_loss": [1.0] * 10, "batch_size": [8.0] * 10}
-    one = outcome(**columns, seconds=list(seconds), train_samples=100)
+    one = outcome(**columns, seconds=list(seconds), train_samples=100, diverged=diverged)
     one.values["seconds"] = one.curve("seconds")[-1]
     return one
 
@@ -72,6 +72,16 @@ def test_the_page_has_what_was_run_and_no_more():
     assert [row[2:7] for row in stages.rows] == [["2.0"] * 4 + ["1.0"], ["1.0"] * 5]
     assert isinstance(curves, Plot)
     assert [len(panel.curves) for panel in curves.panels] == [2, 2, 2]
+
+
+def test_a_run_that_diverged_ends_with_guessing():
+    lost = ({"model": "net", "variant": "AdaBatch"}, run(0.9, diverged="not finite"))
+    table = CIFAR10.blocks(results(lost))[0]
+    assert table.rows[0][2:5] == ["90.00", "–", "10.00"]
+
+
+def test_runs_whose_times_are_compared_go_one_at_a_time():
+    assert all(experiment.is_timed for experiment in EXPERIMENTS)
 
 
 def decided(rule, size, epochs, dataset_size=1000):

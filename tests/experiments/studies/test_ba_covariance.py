@@ -12,8 +12,8 @@ TREND, VARIANCE = (claim.judge for claim in COVARIANCE.claims)
 BA = ("BA, code's stop", "BA, paper's stop")
 
 
-def run(loss, updates=10):
-    return outcome(train_loss=[loss], test_score=[0.9], updates=updates)
+def run(loss, updates=10, diverged=None):
+    return outcome(train_loss=[loss], test_score=[0.9], updates=updates, diverged=diverged)
 
 
 def both(diagonal, exact, variants=BA):
@@ -34,7 +34,12 @@ def ratios(*values):
 
 @pytest.mark.parametrize(
     ("exact", "answer"),
-    [(run(0.3), "holds"), (run(1.0), "in part"), (run(1.0, updates=1), "does not hold")],
+    [
+        (run(0.3), "holds"),
+        (run(1.0), "in part"),
+        (run(0.3, diverged="not finite"), "in part"),
+        (run(1.0, updates=1), "does not hold"),
+    ],
 )
 def test_the_same_trend_is_a_loss_and_a_size_within_a_half(exact, answer):
     assert TREND(results(*both(run(0.25), exact))).answer == answer
@@ -50,6 +55,7 @@ def test_variances_are_compared_along_the_run():
 def test_the_page_has_runs_and_the_ratio():
     blocks = COVARIANCE.blocks(results(*both(run(0.25), run(0.3)), ratios(0.6, 1.9)))
     assert [getattr(block, "name", "table") for block in blocks] == ["code", "paper", "table", "ratio"]
+    assert [row[2] for row in blocks[2].rows] == ["0.25", "0.3"] * 2
     np.testing.assert_allclose(blocks[-1].panels[0].curves[0].points.y, [0.6, 1.9])
 
 

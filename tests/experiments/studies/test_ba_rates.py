@@ -3,6 +3,7 @@ import math
 import pytest
 
 from experiments.reproduce.outcomes import outcome, results
+from gradbatch.experiments.reproduce.cells import NONE
 from gradbatch.experiments.studies.ba_rates import EXPERIMENTS, boom, plateau, rate_trials
 
 FIGURE4, FIGURE5 = EXPERIMENTS
@@ -49,6 +50,20 @@ def test_rates_are_judged_by_the_last_training_loss():
 def test_a_run_that_diverged_has_failed():
     assert FAILING(results(*at(0.05, run([0.1], diverged="not finite")))).answer == "holds"
     assert FAILING(results(*at(0.05, run([0.1])))).answer == "does not hold"
+
+
+@pytest.mark.parametrize(("plateau_at", "answer"), [(17, "holds"), (23, "does not hold")])
+def test_a_boom_and_a_plateau_are_together_within_a_tenth_of_the_80_epochs(plateau_at, answer):
+    own = run([1, 1, 1e-4], [32, 60, 60], samples_seen=[0, 10_000, 1000 * plateau_at])  # the boom is at epoch 10
+    assert TOGETHER(results(*(entry for lr in (0.005, 0.01, 0.02) for entry in at(lr, own)))).answer == answer
+
+
+def test_a_cell_is_empty_unless_all_seeds_came_so_far():
+    grown, flat = run([1, 1e-4], [32, 60]), run([1, 1e-4], diverged="not finite")
+    both = results(*at(0.02, grown), *at(0.02, flat))
+    assert FIGURE5.blocks(both)[1].rows[0][2:4] == [NONE, NONE]
+    assert FIGURE5.blocks(results(*at(0.02, grown), *at(0.02, grown)))[1].rows[0][2] == "0 ± 0"
+    assert FIGURE4.blocks(both)[1].rows[0][2] == f"{NONE} / 50.00 ± 0.00"
 
 
 def test_booms_are_ordered_by_the_rate():

@@ -72,6 +72,24 @@ def test_less_sensitive_means_less_spread_than_the_steadiest_constant_batch(exac
     assert SENSITIVITY(results(*entries[:4])).answer == "open"
 
 
+@pytest.mark.parametrize(
+    ("constant", "exact", "position", "answer"),
+    [
+        ((0.9, 0.6), (0.9, 0.8), (0.9, 0.8), "holds"),  # though the other constant batch is as steady as can be
+        ((0.9, 0.6), (0.9, 0.8), (0.1, 0.1), "in part"),
+        ((0.9, 0.6), (None, None), (0.1, 0.1), "does not hold"),
+        ((0.3, 0.2), (0.9, 0.8), (0.9, 0.8), "open"),
+    ],
+)
+def test_what_stays_at_chance_is_not_steady(constant, exact, position, answer):
+    def at(score):
+        return run(0.9, diverged="nan") if score is None else run(score)
+
+    scores = {"constant 16": constant, "constant 64": (0.1, 0.1), CABS[0]: exact, CABS[1]: position}
+    entries = [one for n in (0, 1) for one in at_rate((0.1, 0.3)[n], **{k: at(v[n]) for k, v in scores.items()})]
+    assert SENSITIVITY(results(*entries)).answer == answer
+
+
 def test_a_run_that_diverged_counts_as_guessing():
     entries = [*at_rate(0.1, **{"constant 16": run(0.9)}), *at_rate(0.3, **{"constant 16": run(diverged="nan")})]
     assert spread_of(results(*entries), "constant 16") == pytest.approx(0.8)

@@ -1,15 +1,33 @@
-"""Numbers as the tables write them."""
+"""Numbers as the tables write them, and as claims are judged by."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
 from statistics import mean, stdev
+from typing import Literal
 
 from gradbatch.experiments.reproduce.results import Outcome
 
-__all__ = ["NONE", "at_validation_best", "best", "final", "lines", "percent", "spread"]
+__all__ = [
+    "CHANCE",
+    "NONE",
+    "answer_of",
+    "at_validation_best",
+    "best",
+    "end",
+    "final",
+    "last_loss",
+    "lines",
+    "mean_size",
+    "percent",
+    "spread",
+    "spread_of_all",
+]
 
 NONE = "–"
 """Stands where nothing was run."""
+
+CHANCE = 0.1
+"""The accuracy of guessing, with ten classes."""
 
 
 def spread(values: Iterable[float], write: Callable[[float], str]) -> str:
@@ -29,6 +47,12 @@ def spread(values: Iterable[float], write: Callable[[float], str]) -> str:
     return f"{text} ± {write(stdev(finite))}" if len(finite) > 1 else text
 
 
+def spread_of_all(values: Iterable[float], write: Callable[[float], str]) -> str:
+    """The same where every value is finite; a dash where one is not, as of a run that never came so far."""
+    known = list(values)
+    return spread(known, write) if all(map(math.isfinite, known)) else NONE
+
+
 def percent(value: float) -> str:
     """A share in per cent, as the papers write it."""
     return f"{100 * value:.2f}"
@@ -45,6 +69,21 @@ def final(outcome: Outcome, name: str = "test_score") -> float:
     return curve[-1] if curve else math.nan
 
 
+def end(outcome: Outcome) -> float:
+    """The accuracy at the end; a run that diverged counts as guessing, whatever it had reached before."""
+    return CHANCE if outcome.is_diverged else final(outcome)
+
+
+def last_loss(outcome: Outcome) -> float:
+    """The training loss at the end, infinite where the run diverged; nan where there is none."""
+    return math.inf if outcome.is_diverged else final(outcome, "train_loss")
+
+
+def mean_size(outcome: Outcome) -> float:
+    """Samples behind an update, on average over the run."""
+    return outcome.number("samples") / outcome.number("updates")
+
+
 def at_validation_best(outcome: Outcome, name: str = "test_score", by: str = "validation_score") -> float:
     """A number at the evaluation that the validation set would choose, the first of equals."""
     chosen = outcome.curve(by)
@@ -52,6 +91,18 @@ def at_validation_best(outcome: Outcome, name: str = "test_score", by: str = "va
         return math.nan
     index = max(range(len(chosen)), key=lambda index: chosen[index] if math.isfinite(chosen[index]) else -math.inf)
     return outcome.curve(name)[index]
+
+
+def answer_of(checks: Sequence[bool]) -> Literal["holds", "in part", "does not hold"]:
+    """The answer to a claim of several parts.
+
+    Args:
+        checks: Whether each part holds; at least one.
+
+    Returns:
+        As for a `Verdict`.
+    """
+    return "holds" if all(checks) else "in part" if any(checks) else "does not hold"
 
 
 def lines(outcomes: Sequence[Outcome]) -> str:

@@ -12,7 +12,7 @@ __all__ = ["course_curve", "curves_of", "mean_curve"]
 
 
 def mean_curve(outcomes: Sequence[Outcome], name: str, *, along: str = "samples_seen") -> Points | None:
-    """The mean over seeds of a number's evaluations, as far as all seeds go.
+    """The mean over seeds of a number's evaluations, between which straight lines are drawn, as far as all seeds go.
 
     Args:
         outcomes: Of one variant.
@@ -23,11 +23,11 @@ def mean_curve(outcomes: Sequence[Outcome], name: str, *, along: str = "samples_
         The curve; ``None`` where nothing was run or measured.
     """
     curves = [(outcome.curve(along), outcome.curve(name)) for outcome in outcomes]
-    length = min((min(len(x), len(y)) for x, y in curves), default=0)
-    if length == 0:
+    if not curves or any(not x or not y for x, y in curves):
         return None
-    x = np.mean([x[:length] for x, _ in curves], axis=0)
-    return Points(x, np.mean([y[:length] for _, y in curves], axis=0))
+    end = min(x[-1] for x, _ in curves)
+    places = np.unique(np.concatenate([[place for place in x if place <= end] for x, _ in curves]))
+    return Points(places, np.mean([np.interp(places, x, y) for x, y in curves], axis=0))
 
 
 def course_curve(outcome: Outcome, *, along: str = "samples", name: str = "mean") -> Points:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gradbatch.experiments.logs import RunProgress
 from gradbatch.experiments.processes import work_all
-from gradbatch.experiments.reproduce.provenance import provenance
+from gradbatch.experiments.reproduce.provenance import commit_of_source, provenance
 from gradbatch.experiments.reproduce.results import ResultsLog
 from gradbatch.experiments.reproduce.trial import Trial
 from gradbatch.experiments.run import RunFolder, settings_of
@@ -60,11 +60,12 @@ def run_trials(
         return {}
     orders = [_Order(trial, folder / trial.key, data_dir) for trial in wanted]
     titles = [trial.title for trial in wanted]
+    commit = commit_of_source()  # of the code that the processes are about to load
 
     def keep(number: int) -> None:
         order = orders[number]
         values = json.loads((order.folder / _VALUES).read_text(encoding="utf-8"))
-        log.append(order.trial, values, provenance(jobs=jobs))
+        log.append(order.trial, values, provenance(commit=commit, jobs=jobs))
         shutil.rmtree(order.folder)
 
     with closing(runs_display(titles, [_size_of(trial.settings) for trial in wanted])) as display:

@@ -150,7 +150,7 @@ def write_pages(experiments: Sequence[Experiment], results: Path, pages: Path) -
 
 
 def verdicts(experiment: Experiment, scale: Scale, results: Results) -> list[tuple[Claim, Verdict]]:
-    """The claims of an experiment and what became of them; quick runs are too short to judge by.
+    """The claims of an experiment and what became of them; they stay open until all of its full runs are in.
 
     Args:
         experiment: Which.
@@ -161,9 +161,10 @@ def verdicts(experiment: Experiment, scale: Scale, results: Results) -> list[tup
         In the order of the claims.
     """
     judged = [(claim, claim.judge(results)) for claim in experiment.claims]
-    if scale == "full":
+    if scale == "full" and results.is_complete:
         return judged
-    return [(claim, Verdict("open", f"quick runs only: {verdict.evidence}")) for claim, verdict in judged]
+    why = "so far" if scale == "full" else "quick runs only"
+    return [(claim, Verdict("open", f"{why}: {verdict.evidence}")) for claim, verdict in judged]
 
 
 def _claims_table(experiment: Experiment, scale: Scale, results: Results) -> str:
@@ -200,7 +201,7 @@ def _provenance(experiment: Experiment, scale: Scale, results: Results) -> str:
     return (
         f"    gradbatch reproduce {experiment.name} --scale {scale}\n\n"
         f"{num_run:,} of {num_trials:,} runs are in. Every row names its lines of the raw log, [{log}](../../{log}); "
-        "each line holds the command, seed, commit and machine of one run. "
+        "each line holds settings, seed, commit and machine of one run, and the command where it is one of training. "
         f"Seeds {', '.join(map(str, seeds))}; commits {', '.join(facts['commit'])} (a plus marks a tree with changes); "
         f"torch {', '.join(facts['torch'])}; {', '.join(facts['processor'])}, {', '.join(facts['num_cpus'])} cores, "
         f"{', '.join(facts['jobs'])} runs at a time with a thread each."

@@ -13,34 +13,40 @@ import torch
 import gradbatch
 from gradbatch.experiments.run import version
 
-__all__ = ["provenance"]
+__all__ = ["commit_of_source", "provenance"]
 
 
-def provenance(*, jobs: int) -> dict[str, Any]:
+def provenance(*, commit: str, jobs: int) -> dict[str, Any]:
     """What is written beside every result.
 
     Args:
+        commit: See `commit_of_source`; of when the runs began.
         jobs: Runs at a time, which the seconds depend on.
 
     Returns:
         Ready for JSON.
     """
     return {
-        "commit": _commit(),
+        "commit": commit,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "gradbatch": version(),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "processor": _processor(),
         "num_cpus": os.cpu_count(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "threads": 1,
         "jobs": jobs,
+        "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,  # what else kept the cores busy
     }
 
 
-@cache
-def _commit() -> str:
-    """The commit of the source tree, with a plus where it was changed since; empty outside of one."""
+def commit_of_source() -> str:
+    """The commit of the source tree, with a plus where it was changed since; empty outside of one.
+
+    Returns:
+        As ``"aae4776fb3+"``.
+    """
     folder = Path(gradbatch.__file__).parent
     try:
         name = _git(folder, "rev-parse", "--short=10", "HEAD")

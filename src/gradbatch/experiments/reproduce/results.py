@@ -89,6 +89,7 @@ class ResultsLog:
                     "key": trial.key,
                     "command": trial.command,
                     "settings": trial.decisive,
+                    "rule": trial.rule_parameters,
                     "provenance": dict(provenance),
                     "values": dict(values),
                 }
@@ -127,10 +128,26 @@ class Results:
 
     def pairs(self, **place: Any) -> Iterator[tuple[Trial, Outcome]]:
         """The same with the trials."""
-        for trial in self.trials:
-            fits = all(trial.place.get(name) == value for name, value in place.items())
-            if fits and trial.key in self.outcomes:
+        for trial in self.at(**place).trials:
+            if trial.key in self.outcomes:
                 yield trial, self.outcomes[trial.key]
+
+    def at(self, **place: Any) -> "Results":
+        """The part at a place of the tables, with what was not run there.
+
+        Args:
+            **place: Values that a trial's own place must have.
+
+        Returns:
+            The results of these trials.
+        """
+        fits = [t for t in self.trials if all(t.place.get(name) == value for name, value in place.items())]
+        return Results(fits, self.outcomes)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every trial was run, and there is one."""
+        return bool(self.trials) and self.num_run == len(self.trials)
 
     def values_of(self, name: str) -> list[Any]:
         """What a coordinate of the tables can be, in the order of the trials."""

@@ -4,13 +4,14 @@ import hashlib
 import json
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
-from functools import partial
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from gradbatch.experiments.logs import RunProgress
 from gradbatch.experiments.reproduce.distil import train_and_distil
+from gradbatch.experiments.rule_settings import build_rule
 from gradbatch.experiments.settings import TrainSettings
 
 __all__ = ["Trial", "Work"]
@@ -36,7 +37,7 @@ class Trial:
     place: Mapping[str, Any] = field(default_factory=dict)
     work: Work = train_and_distil
 
-    @property
+    @cached_property
     def decisive(self) -> dict[str, Any]:
         """The settings that decide what comes out and are not their field's default, ready for JSON."""
         values = {item.name: getattr(self.settings, item.name) for item in fields(self.settings)}
@@ -44,10 +45,18 @@ class Trial:
         changed = {name: value for name, value in values.items() if name not in _PLACES and value != defaults[name]}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in changed.items()}
 
-    @property
+    @cached_property
+    def rule_parameters(self) -> dict[str, Any]:
+        """All hyper-parameters of the rule, its defaults among them."""
+        return asdict(build_rule(self.settings.rule, self.settings.set))  # pyrefly: ignore
+
+    @cached_property
     def key(self) -> str:
-        """What tells the trial from every other; experiments that share a trial run it once."""
-        text = json.dumps([_name_of(self.work), self.decisive], sort_keys=True)
+        """What tells the trial from every other; experiments that share a trial run it once.
+
+        It takes the rule's defaults in: a rule that comes to have others is run anew.
+        """
+        text = json.dumps([_name_of(self.work), self.decisive, self.rule_parameters], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property

@@ -10,13 +10,13 @@ import numpy as np
 
 from gradbatch.experiments.curves import Points
 from gradbatch.experiments.figures import Panel
-from gradbatch.experiments.reproduce.cells import lines
+from gradbatch.experiments.reproduce.cells import answer_of, lines
 from gradbatch.experiments.reproduce.drawing import curves_of
 from gradbatch.experiments.reproduce.experiment import Block, Claim, Experiment, Plot, Scale, Table, Verdict
 from gradbatch.experiments.reproduce.results import Outcome, Results
 from gradbatch.experiments.reproduce.trial import Trial, trial
 from gradbatch.experiments.studies.ba_decrease import PROBABILITIES, measure_decreases
-from gradbatch.experiments.studies.ba_variants import SOURCE, answer_of
+from gradbatch.experiments.studies.ba_variants import SOURCE
 
 __all__ = ["EXPERIMENTS"]
 

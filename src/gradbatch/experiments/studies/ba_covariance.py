@@ -17,13 +17,22 @@ from gradbatch.experiments.build import build_model, build_optimizer, load_datas
 from gradbatch.experiments.curves import Points
 from gradbatch.experiments.figures import Panel
 from gradbatch.experiments.logs import RunProgress
-from gradbatch.experiments.reproduce.cells import best, final, lines, percent, spread
+from gradbatch.experiments.reproduce.cells import (
+    answer_of,
+    best,
+    last_loss,
+    lines,
+    mean_size,
+    percent,
+    spread,
+    spread_of_all,
+)
 from gradbatch.experiments.reproduce.drawing import course_curve, curves_of, mean_curve
 from gradbatch.experiments.reproduce.experiment import Block, Claim, Experiment, Plot, Scale, Table, Verdict
 from gradbatch.experiments.reproduce.results import Outcome, Results
 from gradbatch.experiments.reproduce.trial import Trial, trial
 from gradbatch.experiments.settings import TrainSettings
-from gradbatch.experiments.studies.ba_variants import BA, SOURCE, answer_of, mean_of, variant_settings
+from gradbatch.experiments.studies.ba_variants import BA, SOURCE, mean_of, variant_settings
 from gradbatch.probe import Probe
 
 __all__ = ["EXPERIMENTS", "variances_along"]
@@ -134,9 +143,9 @@ def _table(results: Results) -> Table:
         for covariance in _COVARIANCES:
             found = results.of(variant=variant, covariance=covariance)
             numbers = (
-                spread((final(outcome, "train_loss") for outcome in found), lambda x: f"{x:.3g}"),
+                spread_of_all(map(last_loss, found), lambda x: f"{x:.3g}"),
                 spread(map(best, found), percent),
-                spread(map(_mean_size, found), lambda x: f"{x:.1f}"),
+                spread(map(mean_size, found), lambda x: f"{x:.1f}"),
                 spread((outcome.number("updates") for outcome in found), lambda x: f"{x:,.0f}"),
             )
             rows.append([variant, covariance, *numbers, lines(found)])
@@ -145,14 +154,6 @@ def _table(results: Results) -> Table:
         head=["", "covariance", "training loss", "test", "batch", "updates", "log lines"],
         rows=rows,
     )
-
-
-def _mean_size(outcome: Outcome) -> float:
-    return outcome.number("samples") / outcome.number("updates")
-
-
-def _last_loss(outcome: Outcome) -> float:
-    return final(outcome, "train_loss")
 
 
 def _judge_trend(results: Results) -> Verdict:
@@ -167,7 +168,7 @@ def _judge_trend(results: Results) -> Verdict:
     checks: list[bool] = []
     texts: list[str] = []
     for variant in BA:
-        for name, of in (("loss", _last_loss), ("batch", _mean_size)):
+        for name, of in (("loss", last_loss), ("batch", mean_size)):
             diagonal, exact = (mean_of(results, of, variant=variant, covariance=c) for c in _COVARIANCES)
             checks.append(1 / 1.5 < diagonal / exact < 1.5)
             texts.append(f"{variant}: {name} {diagonal:.3g} and {exact:.3g}")

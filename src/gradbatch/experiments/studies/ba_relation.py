@@ -1,11 +1,10 @@
 """BA-Momentum's and BA-SGD's experiments on relations between words: Table 1's right half and Figure 2."""
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gradbatch.experiments.reproduce.cells import best, percent
+from gradbatch.experiments.reproduce.cells import answer_of
 from gradbatch.experiments.reproduce.experiment import Block, Claim, Experiment, Plot, Scale, Verdict
 from gradbatch.experiments.reproduce.results import Results
 from gradbatch.experiments.reproduce.trial import Trial, trial
@@ -14,12 +13,11 @@ from gradbatch.experiments.studies.ba_variants import (
     BA,
     BA_CODE,
     BA_PAPER,
-    FIXED,
     MOMENTA,
     SOURCE,
     STOPS,
     VARIANTS,
-    answer_of,
+    judge_falling,
     judge_level,
     judge_loss_rank,
     loss_panel,
@@ -88,20 +86,6 @@ def _blocks(results: Results) -> list[Block]:
     ]
 
 
-def _judge_small_batches(optimizer: str) -> Claim:
-    """Whether the score falls as the fixed batch grows."""
-
-    def judge(results: Results) -> Verdict:
-        means = [mean_of(results, best, optimizer=optimizer, variant=variant) for variant in FIXED]
-        if not all(map(math.isfinite, means)):
-            return Verdict("open", "not run")
-        checks = [after < before for before, after in itertools.pairwise(means)]
-        texts = ", ".join(f"{name} {percent(value)}" for name, value in zip(FIXED, means, strict=True))
-        return Verdict(answer_of(checks), f"{texts} %")
-
-    return Claim(text=f"With {optimizer}, the larger the fixed batch, the lower the score.", judge=judge)
-
-
 def _judge_constant(results: Results) -> Verdict:
     """Whether BA-Momentum stays at about 32 samples to the end."""
     late = {v: mean_of(results, lambda o: early_and_late(o)[1], optimizer="Momentum", variant=v) for v in BA}
@@ -133,8 +117,7 @@ EXPERIMENTS: Sequence[Experiment] = (
         claims=(
             judge_level("Momentum", within=0.01, score="macro-F1"),
             judge_level("SGD", within=0.01, score="macro-F1"),
-            _judge_small_batches("Momentum"),
-            _judge_small_batches("SGD"),
+            *(judge_falling(f"With {o}, the larger the fixed batch, the lower the score.", o) for o in MOMENTA),
             judge_loss_rank("BA-Momentum ends with the lowest training loss.", "Momentum", rank=1),
             judge_loss_rank("BA-SGD ends below Mini-32-SGD, lowest of all.", "SGD", rank=1),
             Claim(text="BA-Momentum's batches stay at about 32 samples.", judge=_judge_constant),

@@ -1,13 +1,24 @@
 """The variants of Chen, Wu and Luo's experiments, and what is said of them on any task: tables, figures, verdicts."""
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from statistics import mean
-from typing import Any, Literal
+from typing import Any
 
 from gradbatch.experiments.curves import Points
 from gradbatch.experiments.figures import Panel
-from gradbatch.experiments.reproduce.cells import NONE, at_validation_best, best, final, lines, percent, spread
+from gradbatch.experiments.reproduce.cells import (
+    NONE,
+    answer_of,
+    at_validation_best,
+    best,
+    last_loss,
+    lines,
+    mean_size,
+    percent,
+    spread,
+)
 from gradbatch.experiments.reproduce.drawing import course_curve, curves_of, mean_curve
 from gradbatch.experiments.reproduce.experiment import Claim, Plot, Table, Verdict
 from gradbatch.experiments.reproduce.results import Results
@@ -22,11 +33,12 @@ __all__ = [
     "SOURCE",
     "STOPS",
     "VARIANTS",
-    "answer_of",
+    "judge_falling",
     "judge_level",
     "judge_loss_rank",
     "loss_panel",
     "mean_of",
+    "not_run",
     "score_table",
     "size_plot",
     "variant_settings",
@@ -93,6 +105,21 @@ def mean_of(results: Results, of: Callable[[Any], float], **place: Any) -> float
     return mean(found) if found else math.nan
 
 
+def not_run(results: Results, variants: Sequence[str], **place: Any) -> list[str]:
+    """Variants of which a trial is still to be run, so that it is too early to compare them.
+
+    Args:
+        results: What came out, and of which trials.
+        variants: Those that are compared; what the experiment does not run at that place is not waited for.
+        **place: Where in the tables.
+
+    Returns:
+        Their names.
+    """
+    waiting = {own.place.get("variant") for own in results.at(**place).trials if own.key not in results.outcomes}
+    return [variant for variant in variants if variant in waiting]
+
+
 def score_table(
     results: Results, paper: Mapping[str, Mapping[str, str]], *, place: Mapping[str, Any], caption: str
 ) -> Table:
@@ -119,7 +146,7 @@ def score_table(
         found = results.of(variant=variant, **place)
         if found:
             sizes = " and ".join(
-                spread((o.number("samples") / o.number("updates") for o in own), lambda x: f"{x:.0f}")
+                spread(map(mean_size, own), lambda x: f"{x:.0f}")
                 for optimizer in MOMENTA
                 if (own := results.of(variant=variant, optimizer=optimizer, **place))
             )
@@ -164,18 +191,6 @@ def size_plot(results: Results, *, name: str, caption: str, **place: Any) -> Plo
     return Plot(name=name, caption=caption, legend=[f"BA-{optimizer}" for optimizer in MOMENTA], panels=panels)
 
 
-def answer_of(checks: Sequence[bool]) -> Literal["holds", "in part", "does not hold"]:
-    """The answer to a claim of several parts.
-
-    Args:
-        checks: Whether each part holds.
-
-    Returns:
-        As for a `Verdict`.
-    """
-    return "holds" if all(checks) else "in part" if any(checks) else "does not hold"
-
-
 def judge_level(optimizer: str, *, within: float, score: str, **place: Any) -> Claim:
     """Whether BA's best score is level with the best fixed batch's.
 
@@ -192,9 +207,10 @@ def judge_level(optimizer: str, *, within: float, score: str, **place: Any) -> C
     def judge(results: Results) -> Verdict:
         means = {v: mean_of(results, best, variant=v, optimizer=optimizer, **place) for v in (*FIXED, *BA)}
         fixed = {name: means[name] for name in FIXED if math.isfinite(means[name])}
-        ours = {name: means[name] for name in BA if math.isfinite(means[name])}
-        if not fixed or not ours:
-            return Verdict("open", "not run")
+        ours = {name: means[name] for name in BA if results.of(variant=name, optimizer=optimizer, **place)}
+        waiting = not_run(results, (*FIXED, *BA), optimizer=optimizer, **place)
+        if waiting or not fixed or not ours:
+            return Verdict("open", _waiting_text(waiting))
         top = max(fixed, key=fixed.__getitem__)
         texts = ", ".join(f"{name} {percent(value)}" for name, value in ours.items())
         answer = answer_of([value > fixed[top] - within for value in ours.values()])
@@ -206,8 +222,30 @@ def judge_level(optimizer: str, *, within: float, score: str, **place: Any) -> C
     )
 
 
+def judge_falling(text: str, optimizer: str, **place: Any) -> Claim:
+    """Whether the best score falls from each fixed batch to the next larger one.
+
+    Args:
+        text: The claim.
+        optimizer: Of `MOMENTA`.
+        **place: Where in the tables.
+
+    Returns:
+        The claim.
+    """
+
+    def judge(results: Results) -> Verdict:
+        means = [mean_of(results, best, optimizer=optimizer, variant=variant, **place) for variant in FIXED]
+        if not all(map(math.isfinite, means)):
+            return Verdict("open", "not run")
+        texts = ", ".join(f"{name} {percent(value)}" for name, value in zip(FIXED, means, strict=True))
+        return Verdict(answer_of([after < before for before, after in itertools.pairwise(means)]), f"{texts} %")
+
+    return Claim(text=text, judge=judge)
+
+
 def judge_loss_rank(text: str, optimizer: str, *, rank: int, **place: Any) -> Claim:
-    """Whether BA ends with one of the lowest training losses.
+    """Whether BA ends with one of the lowest training losses; a run that diverged has none of the lowest.
 
     Args:
         text: The claim.
@@ -221,18 +259,20 @@ def judge_loss_rank(text: str, optimizer: str, *, rank: int, **place: Any) -> Cl
 
     def judge(results: Results) -> Verdict:
         losses = {
-            variant: mean_of(
-                results, lambda outcome: final(outcome, "train_loss"), variant=variant, optimizer=optimizer, **place
-            )
-            for variant in VARIANTS
+            variant: mean_of(results, last_loss, variant=variant, optimizer=optimizer, **place) for variant in VARIANTS
         }
-        others = {name: loss for name, loss in losses.items() if name not in BA and math.isfinite(loss)}
-        ours = {name: losses[name] for name in BA if math.isfinite(losses[name])}
-        if not others or not ours:
-            return Verdict("open", "not run")
+        others = {name: loss for name, loss in losses.items() if name not in BA and not math.isnan(loss)}
+        ours = {name: losses[name] for name in BA if not math.isnan(losses[name])}
+        waiting = not_run(results, VARIANTS, optimizer=optimizer, **place)
+        if waiting or not ours or len(others) < rank:  # among so few others every loss would have the rank
+            return Verdict("open", _waiting_text(waiting))
         places = {name: 1 + sum(other < loss for other in others.values()) for name, loss in ours.items()}
         ordered = sorted({**others, **ours}.items(), key=lambda item: item[1])
         evidence = "final training losses: " + ", ".join(f"{name} {loss:.3g}" for name, loss in ordered)
-        return Verdict(answer_of([own <= rank for own in places.values()]), evidence)
+        return Verdict(answer_of([math.isfinite(ours[name]) and places[name] <= rank for name in ours]), evidence)
 
     return Claim(text=text, judge=judge)
+
+
+def _waiting_text(waiting: Sequence[str]) -> str:
+    return ": ".join(["not run", *([", ".join(waiting)] if waiting else [])])

@@ -7,7 +7,18 @@ from statistics import mean
 from typing import NamedTuple
 
 from gradbatch.experiments.figures import Panel
-from gradbatch.experiments.reproduce.cells import NONE, at_validation_best, best, final, lines, percent, spread
+from gradbatch.experiments.reproduce.cells import (
+    NONE,
+    at_validation_best,
+    best,
+    end,
+    final,
+    lines,
+    mean_size,
+    percent,
+    spread,
+    spread_of_all,
+)
 from gradbatch.experiments.reproduce.drawing import course_curve, curves_of, mean_curve
 from gradbatch.experiments.reproduce.experiment import Block, Plot, Table
 from gradbatch.experiments.reproduce.results import Outcome, Results
@@ -17,9 +28,7 @@ __all__ = [
     "Phases",
     "blocks",
     "constants_of",
-    "end",
     "level_of",
-    "mean_size",
     "phases_of",
     "samples_to",
     "spread_of",
@@ -28,9 +37,6 @@ __all__ = [
 
 RATE = 0.1
 """The authors' learning rate."""
-
-_CHANCE = 0.1
-"""What a run that diverged counts as: the accuracy of guessing, with ten classes."""
 
 
 class Phases(NamedTuple):
@@ -64,16 +70,6 @@ def phases_of(outcome: Outcome) -> Phases:
 def constants_of(results: Results) -> list[str]:
     """Names of the constant batches."""
     return [name for name in results.values_of("variant") if name.startswith("constant")]
-
-
-def end(outcome: Outcome) -> float:
-    """The accuracy at the end; a run that diverged counts as guessing."""
-    return _CHANCE if outcome.is_diverged else final(outcome)
-
-
-def mean_size(outcome: Outcome) -> float:
-    """Samples behind an update, on average over the run."""
-    return outcome.number("samples") / outcome.number("updates")
 
 
 def level_of(results: Results, margin: float) -> float:
@@ -184,7 +180,7 @@ def _speed_table(results: Results, variants: Sequence[str], level: float) -> Tab
         rows.append(
             [
                 variant,
-                spread((samples_to(outcome, level) for outcome in found), whole),
+                spread_of_all((samples_to(outcome, level) for outcome in found), whole),
                 spread((outcome.number("updates") for outcome in found), whole),
                 spread(map(mean_size, found), lambda x: f"{x:.1f}"),
                 spread((outcome.values["course"]["mean"][-1] for outcome in found), lambda x: f"{x:.1f}"),

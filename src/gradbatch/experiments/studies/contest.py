@@ -17,7 +17,7 @@ RULES: Mapping[str, Mapping[str, Any]] = {
     "cabs": {"rule": "cabs"},
     "cabs, with momentum": {"rule": "cabs", "set": ("with_momentum=true",)},
     "ba": {"rule": "ba", "set": ("momentum=0.9",)},
-    "ba, the code's stop": {"rule": "ba", "set": ("momentum=0.9", "stop=code")},
+    "ba, as in the code": {"rule": "ba", "set": ("momentum=0.9", "stop=code", "overshoot=cap")},
     "dba": {"rule": "dba", "batch_size": 128},
     "noise-scale": {"rule": "noise-scale"},
     "norm-test": {"rule": "norm-test"},
@@ -31,7 +31,7 @@ RULES: Mapping[str, Mapping[str, Any]] = {
 }
 """Rules with their defaults, and what their runs set. All begin with 32 samples but for those that say otherwise."""
 
-_ONLY_SGD = ("ba", "ba, the code's stop", "cabs, with momentum", "adascale")
+_ONLY_SGD = ("ba", "ba, as in the code", "cabs, with momentum", "adascale")
 """Rules that are about SGD's step, or whose momentum Adam has not."""
 
 

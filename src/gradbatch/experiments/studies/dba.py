@@ -132,24 +132,25 @@ def _judge_gain(data: str, claimed: float) -> Claim:
 
 
 def _judge_full(results: Results) -> Verdict:
-    """Whether DBA+SGD is level with SGD on the whole of MNIST."""
+    """Whether DBA+SGD, which begins with batches of 128, is not worse than SGD with as many by 0.3 points."""
     dba = max(_mean_best(results, f"DBA+SGD {metric}", "100 %") for metric in ("norm", "variance"))
-    sgd = max(_mean_best(results, f"SGD {size}", "100 %") for size in (64, 128, 256))
-    if not math.isfinite(dba + sgd):
+    sgd = {size: _mean_best(results, f"SGD {size}", "100 %") for size in (64, 128, 256)}
+    if not math.isfinite(dba + sum(sgd.values())):
         return Verdict("open", "not run")
-    evidence = f"DBA+SGD {percent(dba)} %, SGD {percent(sgd)} %"
-    return Verdict("holds" if abs(dba - sgd) < 0.003 else "does not hold", evidence)
+    texts = ", ".join(f"SGD {size} {percent(value)} %" for size, value in sgd.items())
+    evidence = f"DBA+SGD {percent(dba)} %, {texts} (40 epochs of the paper's 150 favour small batches)"
+    return Verdict("holds" if dba > sgd[128] - 0.003 else "does not hold", evidence)
 
 
 def _judge_adam(results: Results) -> Verdict:
-    """Whether DBA makes Adam worse on the whole of MNIST, by more than a point."""
+    """Whether DBA makes Adam worse on the whole of MNIST: in part below half of the paper's 2.8 points."""
     dba = max(_mean_best(results, f"DBA+Adam {metric}", "100 %") for metric in ("norm", "variance"))
     adam = max(_mean_best(results, f"Adam {size}", "100 %") for size in (64, 128, 256))
     if not math.isfinite(dba + adam):
         return Verdict("open", "not run")
-    return Verdict(
-        "holds" if dba < adam - 0.01 else "does not hold", f"DBA+Adam {percent(dba)} %, Adam {percent(adam)} %"
-    )
+    loss = 100 * (adam - dba)
+    evidence = f"DBA+Adam {percent(dba)} %, Adam {percent(adam)} %: {-loss:+.2f} points, where the paper has -2.8"
+    return Verdict("holds" if loss > 1.4 else "in part" if loss > 0.3 else "does not hold", evidence)
 
 
 _ON_ALL = ("SGD 128", "Adam 128", "DBA+SGD norm", "DBA+SGD variance", "DBA+Adam norm", "DBA+Adam variance")
@@ -157,7 +158,7 @@ _ON_ALL = ("SGD 128", "Adam 128", "DBA+SGD norm", "DBA+SGD variance", "DBA+Adam 
 
 def _largest_part(results: Results) -> str:
     """The largest part of MNIST that was run."""
-    return next(data for data in _DATA if results.of(data=data))
+    return next((data for data in _DATA if results.of(data=data)), next(iter(_DATA)))
 
 
 def _figure2(results: Results) -> list[Block]:
@@ -184,24 +185,25 @@ def _figure2(results: Results) -> list[Block]:
 
 def _speed_table(results: Results, data: str) -> Table:
     """Epochs to a level that the baselines reach."""
-    level = min(_mean_best(results, variant, data) for variant in ("SGD 128", "Adam 128")) - 0.005
+    level = _level(results, data)
     rows = []
     for variant in _ON_ALL:
         found = results.of(variant=variant, data=data)
-        rows.append(
-            [
-                variant,
-                spread((_epochs_to(outcome, level) for outcome in found), lambda x: f"{x:.1f}"),
-                spread((outcome.said("utilisation") for outcome in found), percent),
-                lines(found),
-            ]
-        )
+        epochs = [_epochs_to(outcome, level) for outcome in found]
+        used = (outcome.said("utilisation") for outcome in found)
+        reached = spread(epochs, lambda value: f"{value:.1f}") if all(map(math.isfinite, epochs)) else NONE
+        rows.append([variant, reached, spread(used, percent), lines(found)])
     return Table(
-        caption=f"Epochs until the test accuracy is {percent(level)} %, half a point below the baselines' best; and "
-        "the share of the passing samples that updates used.",
+        caption=f"Epochs until the test accuracy is {percent(level)} %, half a point below the best of SGD 128 (a dash "
+        "where not all seeds reach it); and the share of the passing samples that updates used.",
         head=["", "epochs", "samples used, %", "log lines"],
         rows=rows,
     )
+
+
+def _level(results: Results, data: str) -> float:
+    """Half a point below what SGD with batches of 128 reaches."""
+    return _mean_best(results, "SGD 128", data) - 0.005
 
 
 def _epochs_to(outcome: Outcome, level: float) -> float:
@@ -214,7 +216,7 @@ def _epochs_to(outcome: Outcome, level: float) -> float:
 def _judge_speed(results: Results) -> Verdict:
     """Whether DBA+SGD gets to the baselines' level in fewer epochs than SGD."""
     data = _largest_part(results)
-    level = _mean_best(results, "SGD 128", data) - 0.005
+    level = _level(results, data)
     found = {
         variant: [_epochs_to(outcome, level) for outcome in results.of(variant=variant, data=data)]
         for variant in ("SGD 128", "DBA+SGD norm", "DBA+SGD variance")
@@ -265,7 +267,7 @@ def _judge_use(results: Results) -> Verdict:
     if not found:
         return Verdict("open", "not run")
     return Verdict(
-        "holds" if abs(mean(found) - 0.56) < 0.08 else "does not hold",
+        "holds" if abs(mean(found) - 0.56) < 0.03 else "in part" if abs(mean(found) - 0.56) < 0.1 else "does not hold",
         f"DBA+SGD used {percent(mean(found))} % with {_largest_part(results)} of MNIST",
     )
 

@@ -131,17 +131,15 @@ def _judge_readings(results: Results) -> Verdict:
 
 
 def _judge_slip(results: Results) -> Verdict:
-    """Whether data beyond the subset gives the paper's numbers."""
-    found = results.of(slip="whole set in the loader", data="1 %")
-    if not found:
+    """Whether data beyond the subset gives the pattern of the paper at 1 %: DBA far above a baseline that stays low."""
+    found = {variant: results.of(slip=_SLIPS[0], data="1 %", variant=variant) for variant in _RACED}
+    if not all(found.values()):
         return Verdict("open", "not run")
-    accuracy = {
-        variant: mean(map(best, results.of(slip="whole set in the loader", data="1 %", variant=variant)))
-        for variant in _RACED
-    }
+    accuracy = {variant: mean(map(best, outcomes)) for variant, outcomes in found.items()}
     texts = ", ".join(f"{variant} {percent(value)} %" for variant, value in accuracy.items())
-    is_like = all(accuracy[f"DBA+SGD {metric}"] > 0.96 for metric in ("norm", "variance"))
-    return Verdict("holds" if is_like else "does not hold", f"whole training set, batches of at most 600: {texts}")
+    is_high = all(accuracy[f"DBA+SGD {metric}"] > 0.96 for metric in ("norm", "variance"))
+    evidence = f"whole training set, batches of at most 600: {texts}; with the subset SGD 64 has 87.63 in the paper"
+    return Verdict("holds" if is_high else "does not hold", evidence)
 
 
 EXPERIMENTS: Sequence[Experiment] = (
@@ -153,13 +151,17 @@ EXPERIMENTS: Sequence[Experiment] = (
         about="What could give the paper's 97.8 % with 600 images? First the readings of what its text leaves open, "
         "with SGD on 1 % of MNIST. Then slips of protocol that are easily made: the loader holds the whole training "
         "set while only the largest batch comes from the subset (25 epochs of all images); or a new subset is drawn "
-        "whenever the loader is made anew, which is after every epoch (150 times the subset's size in samples, drawn "
-        "without replacement from all images). Settings as in [Table 1](dba-table1.md).",
+        "whenever the loader is made anew, which is after every epoch: here 150 times the subset's size in samples, "
+        "drawn without replacement from all images, so that DBA's batch and the plateau of the rate see the ends of "
+        "far fewer epochs than they would. Settings as in [Table 1](dba-table1.md).",
         trials=_audit_trials,
         blocks=_audit,
         claims=(
             Claim(text="Some reading of the text gives about 97.8 % with 1 % of MNIST.", judge=_judge_readings),
-            Claim(text="A loader over the whole training set gives the numbers of the paper.", judge=_judge_slip),
+            Claim(
+                text="A loader over the whole training set, for DBA alone, gives the numbers of the paper.",
+                judge=_judge_slip,
+            ),
         ),
     ),
 )

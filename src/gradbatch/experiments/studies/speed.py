@@ -11,7 +11,7 @@ import torch
 
 from gradbatch.experiments.build import build_model, load_dataset
 from gradbatch.experiments.logs import RunProgress
-from gradbatch.experiments.reproduce.cells import lines
+from gradbatch.experiments.reproduce.cells import answer_of, lines
 from gradbatch.experiments.reproduce.experiment import Block, Claim, Experiment, Scale, Table, Verdict
 from gradbatch.experiments.reproduce.results import Outcome, Results
 from gradbatch.experiments.reproduce.trial import Trial, trial
@@ -141,8 +141,7 @@ def _judge(text: str, pairs: Sequence[tuple[str, str]], holds: Callable[[float],
             factors = {own: median(ratios(outcome, own, other)) for own, other in pairs}
             flags += map(holds, factors.values())
             texts.append(f"{subject}: " + ", ".join(f"{name} {factor:.2f} times" for name, factor in factors.items()))
-        answer = "holds" if all(flags) else "in part" if any(flags) else "does not hold"
-        return Verdict(answer, "; ".join(texts))
+        return Verdict(answer_of(flags), "; ".join(texts))
 
     return Claim(text=text, judge=judge)
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import mean
 from typing import Any
 
@@ -54,13 +55,23 @@ class Field:
     @classmethod
     def of(cls, results: Results, task: str, optimizer: str) -> "Field":
         """The field of a task, by its name."""
-        return cls(bench=BENCHES[task], optimizer=optimizer, results=results)
+        return cls(bench=BENCHES[task], optimizer=optimizer, results=results.at(task=task, optimizer=optimizer))
 
-    @property
+    @cached_property
     def rates(self) -> Sequence[float]:
         """The learning rates that were run."""
-        mine = {"task": self.bench.name, "optimizer": self.optimizer}
-        return sorted({trial.place["lr"] for trial, _ in self.results.pairs(**mine)})
+        return sorted({trial.place["lr"] for trial, _ in self.results.pairs()})
+
+    def has(self, **contender: Any) -> bool:
+        """Whether a contender was run at all rates and with all seeds.
+
+        Args:
+            **contender: ``kind`` of the constant batches, or ``rule``.
+
+        Returns:
+            Whether it was.
+        """
+        return self.results.at(**contender).is_complete
 
     def at(self, rate: float, **contender: Any) -> Standing | None:
         """A contender at a rate; ``None`` where it was not run.
@@ -72,8 +83,7 @@ class Field:
         Returns:
             The standing.
         """
-        place = {"task": self.bench.name, "optimizer": self.optimizer, "lr": rate, **contender}
-        found = self.results.of(**place)
+        found = self.results.of(lr=rate, **contender)
         if not found:
             return None
         return Standing(
@@ -137,9 +147,11 @@ class Field:
         return self.bench.loss_of(worst(scores), best(scores))
 
     def constant_over_rates(self) -> list[Standing]:
-        """The constant batch of the best cell of the grid, at every rate."""
-        best = self.best_of_grid()
-        return [] if best is None else self.over_rates(kind="none", size=best.size)
+        """The constant batch with the best mean validation score over the rates, at every rate."""
+        sign = 1 if self.bench.metric.is_higher_better else -1
+        found = [self.over_rates(kind="none", size=size) for size in self.bench.sizes]
+        known = [standings for standings in found if standings and len(standings) == len(self.rates)]
+        return max(known, key=lambda own: sign * mean(one.validation for one in own), default=[])
 
     def to_target(self, outcome: Outcome, target: float, name: str) -> float:
         """A cost at the first evaluation with a validation score as good as the target, nan where none has it."""
@@ -148,6 +160,8 @@ class Field:
         return next((cost for cost, score in pairs if sign * score >= sign * target), math.nan)
 
     def _score(self, outcome: Outcome, name: str) -> float:
-        """The last score; that of a model that knows nothing, where training diverged."""
-        score = final(outcome, name)
-        return self.bench.chance if outcome.is_diverged or not math.isfinite(score) else score
+        """The last score; that of a model that knows nothing where training diverged, or ended worse than that."""
+        score, chance = final(outcome, name), self.bench.chance
+        if outcome.is_diverged or not math.isfinite(score):
+            return chance
+        return max(score, chance) if self.bench.metric.is_higher_better else min(score, chance)

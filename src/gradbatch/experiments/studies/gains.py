@@ -1,0 +1,91 @@
+"""What a rule gains or loses on a task, in one number each; nan unless everything that it takes was run."""
+
+import math
+from collections.abc import Sequence
+from statistics import mean
+
+from gradbatch.experiments.studies.standings import Field
+
+__all__ = ["against", "matched", "mean_of", "spread_ratio", "update_ratio"]
+
+
+def matched(field: Field, rule: str) -> float:
+    """Regret against the best constant batch at the same rate, a mean over the rates.
+
+    Args:
+        field: The task.
+        rule: A name of `RULES`.
+
+    Returns:
+        In the units of `Bench.loss_of`; below 0 the rule gains.
+    """
+    return mean_of(field.regrets(rule)) if _is_known(field, rule) else math.nan
+
+
+def against(field: Field, rule: str, *, kind: str) -> float:
+    """Regret of a rule at its own best rate against the best cell of the grid, both chosen on the validation set.
+
+    Args:
+        field: The task.
+        rule: A name of `RULES`.
+        kind: ``"none"`` for constant rates in the grid, ``"cosine"`` for those that decay.
+
+    Returns:
+        In the units of `Bench.loss_of`; below 0 the rule gains.
+    """
+    mine = field.best(field.over_rates(kind="rule", rule=rule))
+    best = field.best_of_grid(kind)
+    if mine is None or best is None or not (_is_known(field, rule) and field.has(kind=kind)):
+        return math.nan
+    return field.bench.loss_of(mine.test, best.test)
+
+
+def spread_ratio(field: Field, rule: str) -> float:
+    """Spread of the score over the rates, as a share of that of the constant batch that is best over the rates.
+
+    That is the batch size with the best mean validation score over all rates: the one to take where the rate is not
+    known. (The size of the grid's best single cell may train at one rate and not at another.)
+
+    Args:
+        field: The task.
+        rule: A name of `RULES`.
+
+    Returns:
+        The share.
+    """
+    mine = field.spread(field.over_rates(kind="rule", rule=rule))
+    constant = field.spread(field.constant_over_rates())
+    return mine / constant if _is_known(field, rule) and constant > 0 else math.nan
+
+
+def update_ratio(field: Field, rule: str) -> float:
+    """Updates, as a share of those of the best constant batch at each rate, a mean over the rates.
+
+    Args:
+        field: The task.
+        rule: A name of `RULES`.
+
+    Returns:
+        The share.
+    """
+    if not _is_known(field, rule):
+        return math.nan
+    pairs = ((one, field.best_constant(one.rate)) for one in field.over_rates(kind="rule", rule=rule))
+    return mean_of([one.updates / constant.updates for one, constant in pairs if constant is not None])
+
+
+def mean_of(values: Sequence[float]) -> float:
+    """The mean, nan of nothing.
+
+    Args:
+        values: Any number of them.
+
+    Returns:
+        Their mean.
+    """
+    return mean(values) if values else math.nan
+
+
+def _is_known(field: Field, rule: str) -> bool:
+    """Whether the rule and all constant batches have all their rates and seeds."""
+    return field.has(kind="rule", rule=rule) and field.has(kind="none")

@@ -1,0 +1,80 @@
+import math
+
+import pytest
+
+from experiments.reproduce.outcomes import outcome
+from gradbatch.experiments.reproduce.results import Results
+from gradbatch.experiments.studies.benches import BENCHES
+from gradbatch.experiments.studies.contest import contest
+from gradbatch.experiments.studies.gains import against, matched, spread_ratio, update_ratio
+from gradbatch.experiments.studies.regret import EXPERIMENTS
+from gradbatch.experiments.studies.standings import Field
+
+BENCH = BENCHES["digits"]
+TRIALS = [trial for trial in contest("full", ("digits",)) if trial.place["optimizer"] == "sgd"]
+RATES = BENCH.rates["sgd"]
+
+
+def score_of(place):
+    """Constant batches of 64 are best at every rate, those of 4 fail at the largest; a cosine adds a point."""
+    rank = RATES.index(place["lr"])
+    if place["kind"] == "rule":
+        return 0.90 + 0.005 * rank + 0.01
+    if place["size"] == 4 and rank == 3:
+        return 0.1
+    base = 0.90 + 0.02 * rank - (0.05 if place["size"] not in (4, 64) else 0.0)
+    return base + (0.03 if place["size"] == 4 and rank == 2 else 0.0) + (0.01 if place["kind"] == "cosine" else 0.0)
+
+
+def field(without=lambda place: False):
+    outcomes = {}
+    for n, trial in enumerate(TRIALS):
+        if not without(trial.place):
+            score = score_of(trial.place)
+            updates = 30 if trial.place["kind"] == "rule" else 100
+            outcomes[trial.key] = outcome(n, test_score=[score], validation_score=[score], updates=updates)
+    return Field.of(Results(TRIALS, outcomes), "digits", "sgd")
+
+
+def test_by_hand():
+    own = field()
+    # At the rates the best constants have 0.90, 0.92, 0.97 (4 samples) and 0.96; the rule 0.91, 0.915, 0.92, 0.925.
+    assert matched(own, "cabs") == pytest.approx(100 * (0.9375 - 0.9175))
+    assert against(own, "cabs", kind="none") == pytest.approx(100 * (0.97 - 0.925))
+    assert against(own, "cabs", kind="cosine") == pytest.approx(100 * (0.98 - 0.925))
+    assert update_ratio(own, "cabs") == pytest.approx(0.3)
+
+
+def test_the_spread_is_against_the_batch_that_is_best_over_all_rates():
+    # The best cell is of 4 samples, which fail at the largest rate; over the rates 64 are best, with a spread of 6.
+    own = field()
+    assert own.best_of_grid().size == 4
+    assert spread_ratio(own, "cabs") == pytest.approx(1.5 / 6.0)
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        lambda place: place.get("rule") == "cabs" and place["lr"] == RATES[0],
+        lambda place: place.get("rule") == "cabs" and place["seed"] == 2,
+        lambda place: place["kind"] == "none" and place["size"] == 8 and place["seed"] == 1,
+    ],
+)
+def test_nothing_is_said_before_everything_was_run(missing):
+    own = field(missing)
+    assert math.isnan(matched(own, "cabs"))
+    assert math.isnan(against(own, "cabs", kind="none"))
+    assert math.isnan(spread_ratio(own, "cabs"))
+    assert math.isnan(update_ratio(own, "cabs"))
+    assert math.isfinite(matched(own, "dba")) == (missing({"rule": "cabs", "kind": "rule", "lr": RATES[0], "seed": 2}))
+
+
+def test_the_goals_are_judged_on_tasks_that_are_complete():
+    claims = {experiment.name: experiment.claims for experiment in EXPERIMENTS}["regret"]
+    verdicts = [claim.judge(field().results) for claim in claims if "`cabs`" in claim.text]
+    assert [verdict.answer for verdict in verdicts] == ["open"] * 3
+    assert [verdict.evidence for verdict in verdicts] == [
+        "with SGD met on 0 of 1 tasks: digits +2.00",
+        "with SGD met on 0 of 1 tasks: digits +5.50",
+        "with SGD met on 1 of 1 tasks: digits +0.25",
+    ]
