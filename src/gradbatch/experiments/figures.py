@@ -27,6 +27,9 @@ _GRID = "#e4e7eb"
 _SIZE = (5.4, 3.1)
 """Inches. The page scales it; small, so that its letters stay readable on a phone."""
 
+_LETTERS = 80
+"""Letters of a legend that fit a panel's width."""
+
 _MANY = 10
 """More curves than these are drawn thinner, as those of several seeds are."""
 
@@ -112,7 +115,8 @@ def draw_file(panels: Sequence[Panel], legend: Sequence[str], name: str) -> str:
                 _draw_panel(axes, panel)
             axes.set_title(panel.title, color=_INK, fontsize=11, loc="left")
         handles = [Line2D([], [], color=COLOURS[n % len(COLOURS)], linestyle=_dash(n)) for n in range(len(legend))]
-        columns = min(len(legend), 5 * len(panels))
+        room = _LETTERS * len(panels) // (max(map(len, legend)) + 8)  # what is wider would be cut off
+        columns = max(1, min(len(legend), room))
         figure.legend(handles, legend, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
         buffer = io.StringIO()
         no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))

@@ -22,6 +22,12 @@ __all__ = ["EXPERIMENTS"]
 
 _OPTIMIZERS = {"sgd": "SGD with momentum 0.9", "adam": "Adam"}
 
+_DRAWN = ("noise-floor", "noise-floor, the rate left alone", "cabs", "ba", "divebatch", "simigrad", "noise-scale")
+"""Rules in the figures, which hold no more."""
+
+_SHOWN = 0.12
+"""How far below the best score the figures go, as a share."""
+
 _ENOUGH = 5
 """Tasks of seven on which a rule must reach a goal."""
 
@@ -137,30 +143,37 @@ def _task_blocks(task: str, results: Results) -> list[Block]:
 
 
 def _plot(field: Field) -> Plot:
-    """Scores against rates."""
-    legend = ["best constant", "best constant, cosine", *RULES]
-    rows: list[Sequence[Standing | None]] = [
+    """Scores against rates, of the best constant batches and of a few rules."""
+    rules = [rule for rule in _DRAWN if field.has(kind="rule", rule=rule)]
+    legend = ["best constant batch", "the same, cosine decay", *rules]
+    rows = [
         [field.best_constant(rate) for rate in field.rates],
         [field.best_constant(rate, "cosine") for rate in field.rates],
-        *(field.over_rates(kind="rule", rule=rule) for rule in RULES),
+        *(field.over_rates(kind="rule", rule=rule) for rule in rules),
     ]
-    points = [
-        Points(np.array([one.rate for one in row if one]), np.array([one.test for one in row if one]))
-        if any(row)
-        else None
-        for row in rows
-    ]
+    points = [_points([one for one in row if one is not None]) for row in rows]
+    scores = [score for own in points if own is not None for score in own.y]
+    is_share = field.bench.metric.is_share
     panel = Panel(
         title=f"{field.bench.name}: {field.bench.metric.name}",
         x_label="learning rate",
         curves=curves_of(points, style="marked"),
         x_scale="log",
-        percent=field.bench.metric.is_share,
+        percent=is_share,
+        y_limits=(max(min(scores), max(scores) - _SHOWN) - 0.005, max(scores) + 0.005) if is_share and scores else None,
     )
     caption = (
-        f"{field.bench.metric.name.capitalize()} on the test set by learning rate, {_OPTIMIZERS[field.optimizer]}."
+        f"{field.bench.metric.name.capitalize()} on the test set by learning rate, {_OPTIMIZERS[field.optimizer]}; what "
+        f"is more than {100 * _SHOWN:g} points below the best is cut off."
     )
     return Plot(name=field.optimizer, caption=caption, legend=legend, panels=[panel])
+
+
+def _points(standings: Sequence[Standing]) -> Points | None:
+    """A contender's curve; nothing where it was not run."""
+    if not standings:
+        return None
+    return Points(np.array([one.rate for one in standings]), np.array([one.test for one in standings]))
 
 
 def _summary(
