@@ -160,13 +160,19 @@ def _plot(field: Field) -> Plot:
         curves=curves_of(points, style="marked"),
         x_scale="log",
         percent=is_share,
-        y_limits=(max(min(scores), max(scores) - _SHOWN) - 0.005, max(scores) + 0.005) if is_share and scores else None,
+        y_limits=_shown(scores) if is_share and scores else None,
     )
     caption = (
         f"{field.bench.metric.name.capitalize()} on the test set by learning rate, {_OPTIMIZERS[field.optimizer]}; what "
         f"is more than {100 * _SHOWN:g} points below the best is cut off."
     )
     return Plot(name=field.optimizer, caption=caption, legend=legend, panels=[panel])
+
+
+def _shown(scores: Sequence[float]) -> tuple[float, float]:
+    """The lowest and the highest share that a figure shows."""
+    best = max(scores)
+    return max(min(scores), best - _SHOWN) - 0.005, best + 0.005
 
 
 def _points(standings: Sequence[Standing]) -> Points | None:
