@@ -162,9 +162,10 @@ def _plot(field: Field) -> Plot:
         percent=is_share,
         y_limits=_shown(scores) if is_share and scores else None,
     )
+    name = field.bench.metric.name
     caption = (
-        f"{field.bench.metric.name.capitalize()} on the test set by learning rate, {_OPTIMIZERS[field.optimizer]}; what "
-        f"is more than {100 * _SHOWN:g} points below the best is cut off."
+        f"{name[0].upper()}{name[1:]} on the test set by learning rate, {_OPTIMIZERS[field.optimizer]}; what is more than "
+        f"{100 * _SHOWN:g} points below the best is cut off."
     )
     return Plot(name=field.optimizer, caption=caption, legend=legend, panels=[panel])
 
