@@ -164,8 +164,8 @@ def _plot(field: Field) -> Plot:
     )
     name = field.bench.metric.name
     caption = (
-        f"{name[0].upper()}{name[1:]} on the test set by learning rate, {_OPTIMIZERS[field.optimizer]}; what is more than "
-        f"{100 * _SHOWN:g} points below the best is cut off."
+        f"{name[0].upper()}{name[1:]} on the test set by learning rate, {_OPTIMIZERS[field.optimizer]}; what is more "
+        f"than {100 * _SHOWN:g} points below the best is cut off."
     )
     return Plot(name=field.optimizer, caption=caption, legend=legend, panels=[panel])
 
