@@ -145,6 +145,8 @@ def _reproduce(values: dict[str, Any]) -> int:
     from gradbatch.experiments.reproduction import chosen, draw, reproduce, text_of
 
     experiments, scale, results = chosen(values["experiments"]), values["scale"], values["results"]
+    if values["jobs"] is not None and values["jobs"] < 1:
+        raise InvalidInputError(f"`jobs` must be at least 1, got {values['jobs']}")
     failures: dict[str, str] = {}
     try:
         if not values["draw"]:

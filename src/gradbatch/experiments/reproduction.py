@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 
-from gradbatch.errors import InvalidInputError
 from gradbatch.experiments.choices import choose
 from gradbatch.experiments.reproduce.execute import run_trials
 from gradbatch.experiments.reproduce.experiment import Experiment, Scale
 from gradbatch.experiments.reproduce.index import write_index
 from gradbatch.experiments.reproduce.pages import log_of, page_of, results_of, write_pages
+from gradbatch.experiments.reproduce.results import Results
 from gradbatch.experiments.studies.catalogue import EXPERIMENTS
 
 __all__ = ["chosen", "draw", "reproduce", "text_of"]
@@ -51,19 +51,21 @@ def reproduce(
 
     Returns:
         Why trials have no result, by their titles.
-
-    Raises:
-        InvalidInputError: If the number of jobs cannot be used.
     """
-    if jobs is not None and jobs < 1:
-        raise InvalidInputError(f"`jobs` must be at least 1, got {jobs}")
     most = jobs or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
     failures: dict[str, str] = {}
     for experiment in experiments:
         own = 1 if experiment.is_timed else most
         log = log_of(experiment, scale, results)
         folder = _RUNS / scale / experiment.log
-        failures |= run_trials(experiment.trials(scale), log, folder=folder, jobs=own, data_dir=data_dir)
+        trials = experiment.trials(scale)
+        if not trials:
+            print(f"{experiment.name} has no {scale} scale: use --scale full")
+            continue
+        if Results(trials, log.read()).is_complete:
+            print(f"{experiment.name}: all of its runs are in {log.path}; to run it anew, name another --results")
+            continue
+        failures |= run_trials(trials, log, folder=folder, jobs=own, data_dir=data_dir)
     return failures
 
 

@@ -151,7 +151,7 @@ class NoiseFloor(Rule[NoiseFloorState]):
         decision = Decision(
             batch_size=self._size(wanted, progress),
             lr_scale=factor,
-            reason=f"{reason}: {wanted:.4g} samples",
+            reason=f"{reason}: {wanted:.4g} samples" + (f", rate x {factor:.3g}" if factor != 1 else ""),
             numbers=numbers,
         )
         averaged["lr_scale"] = factor

@@ -58,6 +58,7 @@ def run_trials(
     wanted = list({trial.key: trial for trial in trials if trial.key not in done}.values())
     if not wanted:
         return {}
+    log.touch()  # a place that cannot be written to is found out before the work, not after it
     orders = [_Order(trial, folder / trial.key, data_dir) for trial in wanted]
     titles = [trial.title for trial in wanted]
     commit = commit_of_source()  # of the code that the processes are about to load

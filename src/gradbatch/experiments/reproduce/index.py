@@ -65,14 +65,18 @@ def index_of(experiments: Iterable[Experiment], results: Path) -> str:
 
 
 def _claims_table(judged: Mapping[str, Sequence[tuple[Claim, Verdict]]]) -> str:
-    """The claims that could be judged; the evidence stands on their pages."""
+    """The claims that could be judged, and how many could not."""
     rows = [
-        (claim.text, f"**{verdict.answer}**", f"[{name}]({name}.md)")
+        (claim.text, f"**{verdict.answer}**", verdict.evidence, f"[{name}]({name}.md)")
         for name, own in judged.items()
         for claim, verdict in own
         if verdict.answer != "open"
     ]
-    return table(("claim", "verdict", "evidence"), rows)
+    num_open = sum(verdict.answer == "open" for own in judged.values() for _, verdict in own)
+    note = (
+        f"{len(rows)} claims were judged; {num_open} more wait for runs that are under way, all others for full runs."
+    )
+    return f"{table(('claim', 'verdict', 'what we see', 'page'), rows)}\n\n{note}"
 
 
 def _overview(experiment: Experiment, found: Drawn) -> tuple[str, str, str, str]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from gradbatch.errors import OutputError
 from gradbatch.experiments.figures import draw_file
 from gradbatch.experiments.files import write_whole
 from gradbatch.experiments.reproduce.experiment import Block, Claim, Experiment, Plot, Scale, Table, Verdict
@@ -133,8 +134,14 @@ def write_pages(experiments: Sequence[Experiment], results: Path, pages: Path) -
 
     Returns:
         The pages that were written; an experiment of which nothing was run has none.
+
+    Raises:
+        OutputError: If the folder cannot be made.
     """
-    pages.mkdir(parents=True, exist_ok=True)
+    try:
+        pages.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"the folder {pages} cannot be made ({error.strerror}): name another with --pages") from error
     written = []
     for experiment in experiments:
         scale, outcomes = drawn(experiment, results)

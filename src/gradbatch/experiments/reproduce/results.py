@@ -80,6 +80,10 @@ class ResultsLog:
             outcomes[key] = Outcome(line=number, values=values, provenance=provenance)
         return outcomes
 
+    def touch(self) -> None:
+        """Make the file; an `OutputError` where it cannot be written."""
+        JsonlSink(self.path, append=True).close()
+
     def append(self, trial: Trial, values: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
         """Add a line."""
         sink = JsonlSink(self.path, append=True)

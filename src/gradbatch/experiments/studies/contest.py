@@ -1,6 +1,7 @@
 """Who takes part in the comparison of rules: constant batches, the same with a cosine decay, and every rule."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from gradbatch.experiments.reproduce.experiment import Scale
@@ -45,16 +46,17 @@ def contest(scale: Scale, names: Sequence[str] = tuple(BENCHES)) -> list[Trial]:
     Returns:
         Task by task and seed by seed; the constant batches first.
     """
-    found: list[Trial] = []
-    for name in names:
-        bench = BENCHES[name]
-        if scale == "full":
-            for optimizer, rates in bench.rates.items():
-                for seed in range(bench.seeds):
-                    found += _trials(bench, optimizer, rates, seed)
-        elif name == "digits":
-            found += _quick(bench)
-    return found
+    return [trial for name in names for trial in _of_task(scale, name)]
+
+
+@cache  # thousands of settings are checked and hashed, and every page asks for them
+def _of_task(scale: Scale, name: str) -> tuple[Trial, ...]:
+    """The runs on one task."""
+    bench = BENCHES[name]
+    if scale == "quick":
+        return tuple(_quick(bench)) if name == "digits" else ()
+    runs = ((optimizer, rates, seed) for optimizer, rates in bench.rates.items() for seed in range(bench.seeds))
+    return tuple(trial for run in runs for trial in _trials(bench, *run))
 
 
 def _trials(bench: Bench, optimizer: str, rates: Sequence[float], seed: int) -> Iterator[Trial]:

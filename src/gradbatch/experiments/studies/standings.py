@@ -1,7 +1,7 @@
 """Where the contenders stand: scores over seeds, the best of a grid, and what is lost against it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import mean
@@ -12,6 +12,9 @@ from gradbatch.experiments.reproduce.results import Outcome, Results
 from gradbatch.experiments.studies.benches import BENCHES, Bench
 
 __all__ = ["Field", "Standing"]
+
+_CONTENDER = ("kind", "size", "rule")
+"""Coordinates of a contender."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,21 +81,29 @@ class Field:
 
         Args:
             rate: The learning rate.
-            **contender: ``kind`` and ``size``, or ``rule``.
+            **contender: ``kind`` and ``size``, or ``kind`` and ``rule``.
 
         Returns:
             The standing.
         """
-        found = self.results.of(lr=rate, **contender)
-        if not found:
-            return None
-        return Standing(
-            rate=rate,
-            size=contender.get("size"),
-            test=mean(self._score(outcome, "test_score") for outcome in found),
-            validation=mean(self._score(outcome, "validation_score") for outcome in found),
-            outcomes=found,
-        )
+        return self._standings.get((rate, *map(contender.get, _CONTENDER)))
+
+    @cached_property
+    def _standings(self) -> Mapping[tuple[Any, ...], Standing]:
+        """All that was run, by rate and contender."""
+        found: dict[tuple[Any, ...], list[Outcome]] = {}
+        for trial, outcome in self.results.pairs():
+            found.setdefault((trial.place["lr"], *map(trial.place.get, _CONTENDER)), []).append(outcome)
+        return {
+            (rate, kind, size, rule): Standing(
+                rate=rate,
+                size=size,
+                test=mean(self._score(outcome, "test_score") for outcome in outcomes),
+                validation=mean(self._score(outcome, "validation_score") for outcome in outcomes),
+                outcomes=outcomes,
+            )
+            for (rate, kind, size, rule), outcomes in found.items()
+        }
 
     def best_constant(self, rate: float, kind: str = "none") -> Standing | None:
         """The constant batch size that the validation set chooses at a rate.
