@@ -1,0 +1,182 @@
+"""The comparison of rules on one task: scores by learning rate, and what it costs to get there."""
+
+import math
+from collections.abc import Sequence
+from statistics import mean
+
+import numpy as np
+
+from gradbatch.experiments.curves import Points
+from gradbatch.experiments.figures import Panel
+from gradbatch.experiments.reproduce.cells import NONE, lines
+from gradbatch.experiments.reproduce.drawing import curves_of
+from gradbatch.experiments.reproduce.experiment import Block, Plot, Table
+from gradbatch.experiments.reproduce.results import Results
+from gradbatch.experiments.studies.contest import RULES
+from gradbatch.experiments.studies.gains import mean_of
+from gradbatch.experiments.studies.standings import Field, Standing
+
+__all__ = ["OPTIMIZERS", "plain", "task_blocks"]
+
+OPTIMIZERS = {"sgd": "SGD with momentum 0.9", "adam": "Adam"}
+
+_DRAWN = ("noise-floor", "noise-floor, the rate left alone", "cabs", "ba", "divebatch", "simigrad", "noise-scale")
+"""Rules in the figures, which hold no more."""
+
+_SHOWN = 0.12
+"""How far below the best score the figures go, as a share."""
+
+
+def plain(value: float) -> str:
+    """A distance; a dash for nan.
+
+    Args:
+        value: Of whatever unit.
+
+    Returns:
+        With two digits.
+    """
+    return NONE if math.isnan(value) else f"{value:.2f}"
+
+
+def _scores_table(field: Field) -> Table:
+    """The score of everybody at every rate."""
+    write = field.bench.metric.write
+    rows = [
+        _row("best constant batch at each rate", field, [field.best_constant(rate) for rate in field.rates]),
+        _row("the same, cosine decay", field, [field.best_constant(rate, "cosine") for rate in field.rates]),
+    ]
+    best = field.best_of_grid()
+    if best is not None:
+        rows.append(_row(f"constant batch of {best.size}", field, field.constant_over_rates()))
+    for rule in RULES:
+        standings = field.over_rates(kind="rule", rule=rule)
+        if standings:
+            rows.append(_row(rule, field, standings))
+    seeds = max((len(one.outcomes) for rate in field.rates if (one := field.best_constant(rate))), default=0)
+    chosen = (
+        ""
+        if best is None
+        else (f" Of the whole grid validation chooses {best.size} samples at rate {best.rate:g}: {write(best.test)}.")
+    )
+    caption = (
+        f"{field.bench.name}, {OPTIMIZERS[field.optimizer]}, {field.bench.samples:,} samples: "
+        f"{field.bench.metric.name} on the test set at the end of training, the constant batch's size in brackets "
+        f"(chosen on the validation set), means of up to {seeds} seeds; mean updates over the rates; spread over the "
+        f"rates, in "
+        f"{field.bench.unit}.{chosen}"
+    )
+    return Table(
+        caption=caption,
+        head=["", *(f"{rate:g}" for rate in field.rates), "updates", "spread", "log lines"],
+        rows=rows,
+    )
+
+
+def _row(label: str, field: Field, standings: Sequence[Standing | None]) -> list[str]:
+    """A contender's scores by rate, updates and spread."""
+    found = {one.rate: one for one in standings if one is not None}
+    cells = []
+    for rate in field.rates:
+        one = found.get(rate)
+        size = "" if one is None or one.size is None or "batch of" in label else f" ({one.size})"
+        cells.append(NONE if one is None else f"{field.bench.metric.write(one.test)}{size}")
+    updates = mean_of([one.updates for one in found.values()])
+    spread = field.spread(list(found.values()))
+    used = [outcome for one in found.values() for outcome in one.outcomes]
+    shown = NONE if math.isnan(updates) else f"{updates:,.0f}"
+    return [label, *cells, shown, plain(spread), lines(used)]
+
+
+def _cost_table(field: Field) -> Table | None:
+    """Samples, updates and seconds to a target, each contender at its own best rate."""
+    best = field.best_of_grid()
+    if best is None:
+        return None
+    slack = 0.005 if field.bench.metric.is_higher_better else -0.01 * best.validation
+    target = best.validation - slack
+    contenders = {f"constant batch of {best.size}": best, "tuned cosine": field.best_of_grid("cosine")}
+    for rule in RULES:
+        contenders[rule] = field.best(field.over_rates(kind="rule", rule=rule))
+    rows = []
+    for label, one in contenders.items():
+        if one is not None:
+            costs = [
+                [field.to_target(outcome, target, name) for outcome in one.outcomes]
+                for name in ("samples_seen", "step", "seconds")
+            ]
+            reached = sum(math.isfinite(value) for value in costs[0])
+            cells = [
+                f"{mean(values):,.{digits}f}" if reached == len(values) else NONE
+                for values, digits in zip(costs, (0, 0, 1), strict=True)
+            ]
+            rows.append([label, f"{one.rate:g}", f"{reached} of {len(one.outcomes)}", *cells])
+    caption = (
+        f"{field.bench.name}, {OPTIMIZERS[field.optimizer]}: cost to a validation score of "
+        f"{field.bench.metric.write(target)}, that of the grid's best "
+        f"{'less half a point' if field.bench.metric.is_higher_better else 'and 1 %'}, for each at the rate that its "
+        "own validation score chooses. Seconds are of runs that shared the machine."
+    )
+    return Table(caption=caption, head=["", "rate", "reached", "samples", "updates", "seconds"], rows=rows)
+
+
+def task_blocks(task: str, results: Results) -> list[Block]:
+    """The page of one task.
+
+    Args:
+        task: A name of `BENCHES`.
+        results: All there are.
+
+    Returns:
+        Tables and a figure for each optimizer of which something was run.
+    """
+    blocks: list[Block] = []
+    for optimizer, title in OPTIMIZERS.items():
+        field = Field.of(results, task, optimizer)
+        if field.rates:
+            blocks += [f"### {title}", _scores_table(field), _plot(field)]
+            costs = _cost_table(field)
+            if costs is not None:
+                blocks.append(costs)
+    return blocks
+
+
+def _plot(field: Field) -> Plot:
+    """Scores against rates, of the best constant batches and of a few rules."""
+    rules = [rule for rule in _DRAWN if field.has(kind="rule", rule=rule)]
+    legend = ["best constant batch", "the same, cosine decay", *rules]
+    rows = [
+        [field.best_constant(rate) for rate in field.rates],
+        [field.best_constant(rate, "cosine") for rate in field.rates],
+        *(field.over_rates(kind="rule", rule=rule) for rule in rules),
+    ]
+    points = [_points([one for one in row if one is not None]) for row in rows]
+    scores = [score for own in points if own is not None for score in own.y]
+    is_share = field.bench.metric.is_share
+    panel = Panel(
+        title=f"{field.bench.name}: {field.bench.metric.name}",
+        x_label="learning rate",
+        curves=curves_of(points, style="marked"),
+        x_scale="log",
+        percent=is_share,
+        y_limits=_shown(scores) if is_share and scores else None,
+    )
+    name = field.bench.metric.name
+    caption = (
+        f"{name[0].upper()}{name[1:]} on the test set by learning rate, {OPTIMIZERS[field.optimizer]}; what is more "
+        f"than {100 * _SHOWN:g} points below the best is cut off."
+    )
+    return Plot(name=field.optimizer, caption=caption, legend=legend, panels=[panel])
+
+
+def _shown(scores: Sequence[float]) -> tuple[float, float]:
+    """The lowest and the highest share that a figure shows."""
+    best = max(scores)
+    return max(min(scores), best - _SHOWN) - 0.005, best + 0.005
+
+
+def _points(standings: Sequence[Standing]) -> Points | None:
+    """A contender's curve; nothing where it was not run."""
+    if not standings:
+        return None
+    return Points(np.array([one.rate for one in standings]), np.array([one.test for one in standings]))
