@@ -35,7 +35,8 @@ def test_every_flag_of_the_contract_reaches_the_run():
         "--batch-size 20 --lr 0.3 --optimizer sgd --momentum 0.5 --nesterov --weight-decay 0.001 "
         "--lr-schedule step --validation 0.2 "
         "--device cpu --num-workers 0 --micro-batch-size 10 --seed 7 --data-dir data --out run "
-        "--model mlp --estimator layers --clip-grad-norm 5 --shadow fixed norm-test"
+        "--model mlp --estimator layers --clip-grad-norm 5 --shadow fixed norm-test "
+        "--per-class 20 --evaluate-every 50 --evaluate-training"
     )
     assert main(flags.split()) == 0
     settings = json.loads(Path("run/run.json").read_text())["settings"]
@@ -59,6 +60,10 @@ def test_every_flag_of_the_contract_reaches_the_run():
         "lr_schedule": "step",
         "clip_grad_norm": 5.0,
         "validation": 0.2,
+        "per_class": 20,
+        "augment": False,
+        "evaluate_every": 50,
+        "evaluate_training": True,
         "device": "cpu",
         "num_workers": 0,
         "seed": 7,

@@ -318,3 +318,28 @@ def test_shadows_go_on_with_their_run(tmp_path, monkeypatch):
     resumed = read_run(train(settings_of(tmp_path / "cut", {})))
     assert_equal_runs(resumed, whole)
     assert len({line["shadows.CABS"] for line in whole.steps}) > 1
+
+
+def test_evaluations_come_as_often_as_asked_for(tmp_path):
+    settings = TrainSettings(
+        out=tmp_path / "run",
+        samples=700,
+        batch_size=64,
+        per_class=30,
+        validation=0.2,
+        evaluate_every=150,
+        evaluate_training=True,
+        device="cpu",
+    )
+    run = read_run(train(settings))
+    assert run.manifest["task"]["train_samples"] == 300
+    # Whenever a multiple of 150 was passed, at batch ends of epochs of 300 samples, and at the end.
+    assert [line["samples_seen"] for line in run.evaluations] == [192, 300, 492, 600, 700]
+    assert all(
+        0 <= line["train_accuracy"] <= 1 and line["train_score"] == line["train_accuracy"] for line in run.evaluations
+    )
+
+
+def test_a_task_without_augmentation_refuses_it(tmp_path):
+    with pytest.raises(InvalidInputError, match='the task "digits" has no augmentation: leave --augment out'):
+        TrainSettings(augment=True, out=tmp_path)
