@@ -8,6 +8,7 @@ from gradbatch.experiments.studies.benches import BENCHES
 from gradbatch.experiments.studies.contest import contest
 from gradbatch.experiments.studies.gains import against, matched, spread_ratio, update_ratio
 from gradbatch.experiments.studies.regret import EXPERIMENTS
+from gradbatch.experiments.studies.regret_task import task_blocks
 from gradbatch.experiments.studies.standings import Field
 
 BENCH = BENCHES["digits"]
@@ -32,7 +33,9 @@ def field(without=lambda place: False):
         if not without(trial.place):
             score = score_of(trial.place)
             updates = 30 if trial.place["kind"] == "rule" else 100
-            outcomes[trial.key] = outcome(n, test_score=[score], validation_score=[score], updates=updates)
+            outcomes[trial.key] = outcome(
+                n, test_score=[score], validation_score=[score], seconds=[1.0], step=[updates], updates=updates
+            )
     return Field.of(Results(TRIALS, outcomes), "digits", "sgd")
 
 
@@ -50,6 +53,14 @@ def test_the_spread_is_against_the_batch_that_is_best_over_all_rates():
     own = field()
     assert own.best_of_grid().size == 4
     assert spread_ratio(own, "cabs") == pytest.approx(1.5 / 6.0)
+
+
+def test_the_table_names_the_batch_whose_scores_it_shows():
+    table = task_blocks("digits", field().results)[1]
+    rows = {row[0]: row for row in table.rows}
+    assert rows["constant batch of 64, best over the rates"][1:5] == ["90.00%", "92.00%", "94.00%", "96.00%"]
+    assert rows["best constant batch at each rate"][3] == "97.00% (4)"
+    assert "Of the whole grid validation chooses 4 samples at rate 0.03: 97.00%" in table.caption
 
 
 @pytest.mark.parametrize(

@@ -46,13 +46,14 @@ def _scores_table(field: Field) -> Table:
         _row("best constant batch at each rate", field, [field.best_constant(rate) for rate in field.rates]),
         _row("the same, cosine decay", field, [field.best_constant(rate, "cosine") for rate in field.rates]),
     ]
-    best = field.best_of_grid()
-    if best is not None:
-        rows.append(_row(f"constant batch of {best.size}", field, field.constant_over_rates()))
+    steady = field.constant_over_rates()
+    if steady:
+        rows.append(_row(f"constant batch of {steady[0].size}, best over the rates", field, steady))
     for rule in RULES:
         standings = field.over_rates(kind="rule", rule=rule)
         if standings:
             rows.append(_row(rule, field, standings))
+    best = field.best_of_grid()
     seeds = max((len(one.outcomes) for rate in field.rates if (one := field.best_constant(rate))), default=0)
     chosen = (
         ""
