@@ -131,15 +131,24 @@ def _judge_readings(results: Results) -> Verdict:
 
 
 def _judge_slip(results: Results) -> Verdict:
-    """Whether data beyond the subset gives the pattern of the paper at 1 %: DBA far above a baseline that stays low."""
-    found = {variant: results.of(slip=_SLIPS[0], data="1 %", variant=variant) for variant in _RACED}
-    if not all(found.values()):
-        return Verdict("open", "not run")
-    accuracy = {variant: mean(map(best, outcomes)) for variant, outcomes in found.items()}
-    texts = ", ".join(f"{variant} {percent(value)} %" for variant, value in accuracy.items())
-    is_high = all(accuracy[f"DBA+SGD {metric}"] > 0.96 for metric in ("norm", "variance"))
-    evidence = f"whole training set, batches of at most 600: {texts}; with the subset SGD 64 has 87.63 in the paper"
-    return Verdict("holds" if is_high else "does not hold", evidence)
+    """Whether DBA with the whole set in the loader has the paper's numbers to a point, or at least the two scarcest."""
+    gaps: dict[str, float] = {}
+    for data in _CAPS:
+        for variant in _RACED[1:]:
+            found = results.of(slip=_SLIPS[0], variant=variant, data=data)
+            if not found or not results.of(slip=_SLIPS[0], variant="SGD 64", data="1 %"):
+                return Verdict("open", "not run")
+            if data in PAPER[variant]:
+                paper = float(PAPER[variant][data].split()[0])
+                gaps[f"{variant} {data}"] = 100 * mean(map(best, found)) - paper
+    is_close = {name: abs(gap) <= 1 for name, gap in gaps.items()}
+    scarce = [close for name, close in is_close.items() if "10 %" not in name]
+    answer = "holds" if all(is_close.values()) else "in part" if all(scarce) else "does not hold"
+    baseline = best(results.of(slip=_SLIPS[0], variant="SGD 64", data="1 %")[0])
+    texts = ", ".join(f"{name} {gap:+.2f}" for name, gap in gaps.items())
+    return Verdict(
+        answer, f"ours less the paper's, in points: {texts}; SGD 64 would have had {percent(baseline)} % then"
+    )
 
 
 EXPERIMENTS: Sequence[Experiment] = (
@@ -159,7 +168,7 @@ EXPERIMENTS: Sequence[Experiment] = (
         claims=(
             Claim(text="Some reading of the text gives about 97.8 % with 1 % of MNIST.", judge=_judge_readings),
             Claim(
-                text="A loader over the whole training set, for DBA alone, gives the numbers of the paper.",
+                text="A loader over the whole training set, for DBA alone, gives the numbers of the paper, to a point.",
                 judge=_judge_slip,
             ),
         ),
