@@ -65,6 +65,7 @@ def _rates(lowest: float) -> tuple[float, ...]:
 
 
 _ADAM = _rates(1e-4)
+_WIDE_APART = (4, 16, 64, 256, 1024)
 _MANY = {"validation": 1 / 12}
 
 BENCHES: Mapping[str, Bench] = {
@@ -92,6 +93,7 @@ BENCHES: Mapping[str, Bench] = {
             samples=300_000,
             train_samples=55_000,
             rates={"sgd": _rates(1e-3), "adam": _ADAM},
+            seeds=1,
         ),
         Bench(
             name="fashion-cnn",
@@ -99,6 +101,8 @@ BENCHES: Mapping[str, Bench] = {
             samples=180_000,
             train_samples=55_000,
             rates={"sgd": _rates(1e-3), "adam": _ADAM},
+            seeds=1,
+            sizes=_WIDE_APART,
         ),
         Bench(
             name="cifar-cnn",
@@ -106,7 +110,8 @@ BENCHES: Mapping[str, Bench] = {
             samples=150_000,
             train_samples=45_000,
             rates={"sgd": _rates(1e-3), "adam": _ADAM},
-            sizes=(4, 16, 64, 256, 1024),
+            seeds=1,
+            sizes=_WIDE_APART,
         ),
         Bench(
             name="semeval",
@@ -115,7 +120,8 @@ BENCHES: Mapping[str, Bench] = {
             train_samples=7_200,
             rates={"sgd": _rates(1e-2), "adam": _ADAM},
             chance=0.0,
-            sizes=(4, 16, 64, 256, 1024),
+            seeds=1,
+            sizes=_WIDE_APART,
         ),
         Bench(
             name="shakespeare",
@@ -124,7 +130,8 @@ BENCHES: Mapping[str, Bench] = {
             train_samples=14_117,
             rates={"sgd": _rates(1e-2), "adam": _ADAM},
             chance=6.022,
-            sizes=(4, 16, 64, 256, 1024),
+            seeds=1,
+            sizes=_WIDE_APART,
         ),
     )
 }
