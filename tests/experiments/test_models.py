@@ -5,7 +5,7 @@ from gradbatch.experiments.data import InputSpec
 from gradbatch.experiments.models import MODELS
 
 SHAPES = {"cabs-cifar10": (3, 24, 24), "cabs-mnist": (1, 28, 28), "cnn": (1, 28, 28)}
-TEXTS = {"bilstm": InputSpec((9,), 20), "transformer": InputSpec((9,), 20)}
+TEXTS = dict.fromkeys(["bilstm", "small-bilstm", "transformer", "small-transformer"], InputSpec((9,), 20))
 
 
 @pytest.mark.parametrize("name", MODELS)

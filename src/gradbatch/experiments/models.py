@@ -7,7 +7,7 @@ from torch import nn
 from gradbatch.experiments.data import InputSpec
 from gradbatch.experiments.deep_models import alexnet, resnet20, vgg19_bn
 from gradbatch.experiments.image_models import cabs_cifar10, cabs_mnist, mlp, small_cnn, three_conv
-from gradbatch.experiments.text_models import bilstm, transformer
+from gradbatch.experiments.text_models import bilstm, small_bilstm, small_transformer, transformer
 
 __all__ = ["MODELS"]
 
@@ -19,7 +19,9 @@ MODELS: dict[str, Callable[[InputSpec, int], nn.Module]] = {
     "cnn": three_conv,
     "mlp": mlp,
     "resnet20": resnet20,
+    "small-bilstm": small_bilstm,
     "small-cnn": small_cnn,
+    "small-transformer": small_transformer,
     "transformer": transformer,
     "vgg19-bn": vgg19_bn,
 }

@@ -98,7 +98,7 @@ _ALL_TASKS = (
     Task(
         name="semeval",
         summary="relations between two words of a sentence, SemEval-2010 task 8, 8000 + 2717 from --data-dir",
-        models=("bilstm",),
+        models=("bilstm", "small-bilstm"),
         train_samples=8000,
         num_classes=len(RELATION_CLASSES),
         metric=MACRO_F1,
@@ -110,7 +110,7 @@ _ALL_TASKS = (
     Task(
         name="shakespeare",
         summary="the next character, 15685 + 1742 windows of 64 from --data-dir",
-        models=("transformer",),
+        models=("transformer", "small-transformer"),
         train_samples=15_685,
         num_classes=65,
         metric=BITS_PER_CHARACTER,

@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from gradbatch.errors import InvalidInputError
 from gradbatch.experiments.data import InputSpec
 
-__all__ = ["bilstm", "transformer"]
+__all__ = ["bilstm", "small_bilstm", "small_transformer", "transformer"]
 
 _PADDING = 0
 """The token that fills a text up; all of it lies at the end."""
@@ -52,6 +52,38 @@ def transformer(inputs: InputSpec, num_classes: int) -> nn.Module:
     """
     _require_tokens("transformer", inputs)
     return Transformer(inputs, num_classes, width=128, heads=4, depth=2)
+
+
+def small_bilstm(inputs: InputSpec, num_classes: int) -> nn.Module:
+    """`bilstm` with word vectors of 50 numbers and 50 units a direction.
+
+    Ours, for experiments of many runs on few cores.
+
+    Args:
+        inputs: Texts of tokens, of which 0 is padding at the end.
+        num_classes: Number of outputs.
+
+    Returns:
+        The model, from tokens [B, T] to [B, num_classes].
+    """
+    _require_tokens("small-bilstm", inputs)
+    return BiLstm(inputs.num_tokens, num_classes, width=50, units=50)
+
+
+def small_transformer(inputs: InputSpec, num_classes: int) -> nn.Module:
+    """`transformer` with layers of half its width, 64.
+
+    Ours, for experiments of many runs on few cores.
+
+    Args:
+        inputs: Texts of tokens, all of the same length.
+        num_classes: Number of outputs for each position; for text, the number of tokens.
+
+    Returns:
+        The model, from tokens [B, T] to [B, T, num_classes]; position t sees the tokens up to t.
+    """
+    _require_tokens("small-transformer", inputs)
+    return Transformer(inputs, num_classes, width=64, heads=4, depth=2)
 
 
 class BiLstm(nn.Module):

@@ -23,6 +23,7 @@ class Bench:
         chance: The score of a model that knows nothing, which stands for a run that diverged.
         seeds: Runs of each contender.
         sizes: Constant batch sizes.
+        evaluations: Number of them in the budget, as many samples apart.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Bench:
     chance: float = 0.1
     seeds: int = 3
     sizes: Sequence[int] = (4, 8, 16, 32, 64, 128, 256, 512, 1024)
+    evaluations: int = 12
 
     @property
     def metric(self) -> Metric:
@@ -115,8 +117,8 @@ BENCHES: Mapping[str, Bench] = {
         ),
         Bench(
             name="semeval",
-            settings={"task": "semeval", "model": "bilstm", "validation": 0.1},
-            samples=36_000,
+            settings={"task": "semeval", "model": "small-bilstm", "validation": 0.1},
+            samples=21_600,
             train_samples=7_200,
             rates={"sgd": _rates(1e-2), "adam": _ADAM},
             chance=0.0,
@@ -125,11 +127,12 @@ BENCHES: Mapping[str, Bench] = {
         ),
         Bench(
             name="shakespeare",
-            settings={"task": "shakespeare", "model": "transformer", "validation": 0.1},
+            settings={"task": "shakespeare", "model": "small-transformer", "validation": 0.05},
             samples=28_000,
-            train_samples=14_117,
+            train_samples=14_901,
             rates={"sgd": _rates(1e-2), "adam": _ADAM},
             chance=6.022,
+            evaluations=6,
             seeds=1,
             sizes=_WIDE_APART,
         ),

@@ -10,8 +10,6 @@ from gradbatch.experiments.studies.benches import BENCHES, Bench
 
 __all__ = ["RULES", "contest"]
 
-_NUM_EVALUATIONS = 12
-
 RULES: Mapping[str, Mapping[str, Any]] = {
     "noise-floor": {"rule": "noise-floor"},
     "noise-floor, the rate left alone": {"rule": "noise-floor", "set": ("max_lr_scale=1",)},
@@ -96,7 +94,7 @@ def _trial(bench: Bench, optimizer: str, rate: float, seed: int, place: Mapping[
         **({"momentum": 0.9} if optimizer == "sgd" else {}),
         **changes,
     }
-    settings["evaluate_every"] = settings["samples"] // _NUM_EVALUATIONS
+    settings["evaluate_every"] = settings["samples"] // bench.evaluations
     where = {"task": bench.name, "optimizer": optimizer, "lr": rate, **place}
     return trial(place=where, seed=seed, **settings)
 
