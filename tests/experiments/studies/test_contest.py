@@ -28,6 +28,14 @@ def test_the_rates_span_a_factor_of_thirty():
             assert max(rates) / min(rates) == pytest.approx(100 / 3, rel=0.15)
 
 
+def test_what_is_cut_short_is_a_comparison_over_all_tasks_with_sgd_and_one_seed(full):
+    begun = [(trial.place["seed"], trial.place["optimizer"]) for trial in full]
+    assert begun[0] == (0, "sgd")
+    assert sorted(begun, key=lambda own: (own[0], own[1] == "adam")) == begun
+    first = {trial.place["task"] for trial in full if (trial.place["seed"], trial.place["optimizer"]) == (0, "sgd")}
+    assert first == set(BENCHES)
+
+
 def test_no_two_trials_are_one(full):
     assert len({trial.key for trial in full}) == len(full)
 

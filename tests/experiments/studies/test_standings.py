@@ -53,6 +53,16 @@ def test_regret_is_in_points_at_the_same_rate(field):
     assert field.regrets("nothing") == []
 
 
+def test_chance_is_the_median_deviation_over_seeds(field):
+    # 0.87 and 0.89 are all that has two seeds: 2 points apart, with a standard deviation of 2 / sqrt(2)
+    assert field.seed_deviation() == pytest.approx(math.sqrt(2))
+    one_seed = Field.of(results(constant(scored(0.8), lr=0.01, size=16)), "digits", "sgd")
+    assert math.isnan(one_seed.seed_deviation())
+    losses = results(rule(scored(2.0), lr=0.01, task="shakespeare"), rule(scored(2.2), lr=0.01, task="shakespeare"))
+    relative = 100 * math.sqrt(0.02) / 2.1
+    assert Field.of(losses, "shakespeare", "sgd").seed_deviation() == pytest.approx(relative)
+
+
 def test_the_spread_is_over_rates(field):
     assert field.spread(field.over_rates(kind="rule", rule="cabs")) == pytest.approx(6.0)
     assert [one.test for one in field.constant_over_rates()] == [0.85, 0.90]

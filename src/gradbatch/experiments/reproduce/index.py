@@ -1,10 +1,10 @@
 """The page above all: which claims hold, which do not, and what to use."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from gradbatch.experiments.files import write_whole
-from gradbatch.experiments.reproduce.experiment import Claim, Experiment, Verdict
+from gradbatch.experiments.reproduce.experiment import Experiment
 from gradbatch.experiments.reproduce.pages import Drawn, drawn, laid_out, table, verdicts
 
 __all__ = ["index_of", "write_index"]
@@ -36,62 +36,55 @@ def index_of(experiments: Iterable[Experiment], results: Path) -> str:
     Returns:
         Markdown.
     """
-    experiments = list(experiments)
-    found = {experiment.name: drawn(experiment, results) for experiment in experiments}
-    judged = {
-        experiment.name: verdicts(experiment, *found[experiment.name])
-        for experiment in experiments
-        if found[experiment.name].scale == "full"
-    }
+    found = [(experiment, drawn(experiment, results)) for experiment in experiments]
     summaries = [
-        laid_out(experiment.name, experiment.summary(found[experiment.name].results)).text
-        for experiment in experiments
-        if found[experiment.name].results.num_run
+        laid_out(experiment.name, experiment.summary(own.results)).text
+        for experiment, own in found
+        if own.results.num_run
     ]
+    judged = [_row(experiment, own) for experiment, own in found if experiment.claims]
+    others = ", ".join(_linked(experiment, own) for experiment, own in found if not experiment.claims)
     parts = (
         "# What holds, and what to use",
         _LEAD,
         *filter(None, summaries),
         "## What holds",
-        _claims_table(judged),
-        "## The experiments",
-        table(
-            ("experiment", "name", "scale", "runs"),
-            [_overview(experiment, found[experiment.name]) for experiment in experiments],
-        ),
+        table(("experiment", *_ANSWERS, "runs"), judged),
+        f"More pages: {others}." if others else "",
         _FOOT,
     )
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def _claims_table(judged: Mapping[str, Sequence[tuple[Claim, Verdict]]]) -> str:
-    """The claims that could be judged, and how many could not."""
-    rows = [
-        (claim.text, f"**{verdict.answer}**", verdict.evidence, f"[{name}]({name}.md)")
-        for name, own in judged.items()
-        for claim, verdict in own
-        if verdict.answer != "open"
-    ]
-    num_open = sum(verdict.answer == "open" for own in judged.values() for _, verdict in own)
-    note = (
-        f"{len(rows)} claims were judged; {num_open} more wait for runs that are under way, all others for full runs."
-    )
-    return f"{table(('claim', 'verdict', 'what we see', 'page'), rows)}\n\n{note}"
+def _row(experiment: Experiment, found: Drawn) -> tuple[str, ...]:
+    """An experiment, its claims by what became of them, and how much of it was run."""
+    judged = verdicts(experiment, *found)
+    answers = (" ".join(claim.text for claim, verdict in judged if verdict.answer == answer) for answer in _ANSWERS)
+    return _linked(experiment, found), *(answer or "–" for answer in answers), _progress(found)
 
 
-def _overview(experiment: Experiment, found: Drawn) -> tuple[str, str, str, str]:
-    """How much of an experiment was run."""
+def _linked(experiment: Experiment, found: Drawn) -> str:
+    """The title, which leads to the page where there is one."""
+    return f"[{experiment.title}]({experiment.name}.md)" if found.results.num_run else experiment.title
+
+
+def _progress(found: Drawn) -> str:
+    """How much was run at full scale."""
+    if found.scale == "quick":
+        return "quick" if found.results.num_run else "none"
     keys = {trial.key for trial in found.results.trials}
     num_run = len(keys & set(found.results.outcomes))
-    link = f"[{experiment.title}]({experiment.name}.md)" if num_run else experiment.title
-    return link, f"`{experiment.name}`", found.scale if num_run else "–", f"{num_run:,} of {len(keys):,}"
+    return f"{num_run:,}" if num_run == len(keys) else f"{num_run:,} of {len(keys):,}"
 
 
+_ANSWERS = ("holds", "in part", "does not hold")
 _LEAD = (
-    "Every claim below was put to the test with this library on public data. Verdicts and numbers are computed from "
-    "the raw logs in `results/`, never typed; a page stands behind each."
+    "Claims of papers, and of ours, put to the test with this library on public data. Verdicts and numbers are "
+    "computed from the raw logs in `results/`, never typed; the pages behind the links say what we see, beside the "
+    "papers' numbers, and with which commands."
 )
 _FOOT = (
-    "`gradbatch reproduce NAME --scale full` runs one anew, `gradbatch reproduce all --draw` draws these pages from "
-    "the committed logs. Scale *quick* only shows that the machinery works: its runs are too short to judge by."
+    "A claim that stands nowhere in the table waits for runs. *Quick* runs only show that the machinery works. "
+    "`gradbatch reproduce NAME --scale full` runs one anew or goes on with it, `gradbatch reproduce all --draw` draws "
+    "these pages from the committed logs; a page's file name is its NAME."
 )

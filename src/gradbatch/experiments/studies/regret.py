@@ -18,6 +18,9 @@ __all__ = ["EXPERIMENTS"]
 DEVELOPED_ON = ("digits", "mnist-1%", "mnist")
 """Tasks that `noise-floor` was developed on; see the page's text."""
 
+_SHOWN = 6
+"""Rules in the summary; the page has all."""
+
 _ENOUGH = 5
 """Tasks of seven on which a rule must reach a goal."""
 
@@ -95,13 +98,15 @@ def _advice(results: Results) -> list[Block]:
         cells = [write(x) for write, x in zip((_signed, _signed, plain, plain), means, strict=True)]
         rows.append((means[0], [f"`{rule}`", *cells]))
     caption = (
-        f"Means over {len(fields)} of {len(BENCHES)} tasks with SGD: {', '.join(own.bench.name for own in fields)}. "
+        f"The best {_SHOWN} of {len(RULES)}; means over {len(fields)} of {len(BENCHES)} tasks with SGD: "
+        f"{', '.join(own.bench.name for own in fields)}. "
         "The first two columns are what is lost, in points of accuracy (per cent of a loss); below 0 the rule gains. "
         "The last two are shares of what the best constant batch has: the spread over a 30-fold range of learning "
         "rates, and the updates. Rules have their defaults; the constant batches were searched for. See [the page of "
         "the comparison](regret.md), also for what `noise-floor` was developed on."
     )
-    table = Table(caption=caption, head=["rule", *numbers], rows=[row for _, row in sorted(rows, key=lambda x: x[0])])
+    best = sorted(rows, key=lambda own: own[0])[:_SHOWN]
+    table = Table(caption=caption, head=["rule", *numbers], rows=[row for _, row in best])
     return ["## Which rule, and what do I gain?", _words(fields), table]
 
 

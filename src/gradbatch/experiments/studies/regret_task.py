@@ -65,12 +65,23 @@ def _scores_table(field: Field) -> Table:
         f"{field.bench.metric.name} on the test set at the end of training, the constant batch's size in brackets "
         f"(chosen on the validation set), means of up to {seeds} seeds; mean updates over the rates; spread over the "
         f"rates, in "
-        f"{field.bench.unit}.{chosen}"
+        f"{field.bench.unit}.{chosen}{_chance(field)}"
     )
     return Table(
         caption=caption,
         head=["", *(f"{rate:g}" for rate in field.rates), "updates", "spread", "log lines"],
         rows=rows,
+    )
+
+
+def _chance(field: Field) -> str:
+    """How much of a difference may be chance."""
+    deviation = field.seed_deviation()
+    if math.isnan(deviation):
+        return ""
+    return (
+        f" Over seeds the score of a contender has a standard deviation of {deviation:.2f} {field.bench.unit} (the "
+        "median over contenders and rates)."
     )
 
 

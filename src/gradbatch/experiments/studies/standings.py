@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from statistics import mean
+from statistics import mean, median, stdev
 from typing import Any
 
 from gradbatch.experiments.reproduce.cells import final
@@ -169,6 +169,19 @@ class Field:
         sign = 1 if self.bench.metric.is_higher_better else -1
         pairs = zip(outcome.curve(name), outcome.curve("validation_score"), strict=True)
         return next((cost for cost, score in pairs if sign * score >= sign * target), math.nan)
+
+    def seed_deviation(self) -> float:
+        """How much chance there is in a score: its standard deviation over seeds, the median over all contenders.
+
+        Returns:
+            In the units of `Bench.loss_of`; nan where nothing has two seeds.
+        """
+        deviations = []
+        for one in self._standings.values():
+            scores = [self._score(outcome, "test_score") for outcome in one.outcomes]
+            if len(scores) > 1:
+                deviations.append(abs(self.bench.loss_of(one.test + stdev(scores), one.test)))
+        return median(deviations) if deviations else math.nan
 
     def _score(self, outcome: Outcome, name: str) -> float:
         """The last score; that of a model that knows nothing where training diverged, or ended worse than that."""

@@ -1,0 +1,63 @@
+"""The page above all: claims stand under what became of them, and link to what was run."""
+
+from gradbatch.experiments.reproduce.experiment import Claim, Experiment, Table, Verdict
+from gradbatch.experiments.reproduce.index import index_of
+from gradbatch.experiments.reproduce.trial import trial
+from gradbatch.sinks.jsonl import JsonlSink
+
+SEEDS = (0, 1)
+
+
+def experiment(name, *answers, **changes):
+    """An experiment of two runs whose claims have these answers."""
+    claims = tuple(Claim(text=f"It {answer}.", judge=lambda _, own=answer: Verdict(own, "seen")) for answer in answers)
+    fields = {"log": name, "title": name.title(), "source": "ours", "about": "", "claims": claims, **changes}
+    return Experiment(
+        name=name,
+        trials=lambda scale: [trial(place={}, seed=seed, epochs=1 if scale == "quick" else 2) for seed in SEEDS],
+        blocks=lambda results: [],
+        **fields,
+    )
+
+
+def run(own, folder, scale, seeds=SEEDS):
+    """Pretend that runs are in."""
+    path = folder / scale / f"{own.log}.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    sink = JsonlSink(path)
+    for one in own.trials(scale)[: len(seeds)]:
+        sink.write({"key": one.key, "values": {}, "provenance": {}})
+    sink.close()
+
+
+def row_of(text, title):
+    return next(line for line in text.splitlines() if title in line)
+
+
+def test_claims_stand_under_what_became_of_them(tmp_path):
+    own = experiment("dba", "holds", "in part", "does not hold", "open")
+    run(own, tmp_path, "full")
+    row = row_of(index_of([own], tmp_path), "Dba")
+    assert row == "| [Dba](dba.md) | It holds. | It in part. | It does not hold. | 2 |"
+
+
+def test_claims_wait_for_all_full_runs(tmp_path):
+    begun, quick, none = experiment("begun", "holds"), experiment("quick", "holds"), experiment("none", "holds")
+    run(begun, tmp_path, "full", seeds=(0,))
+    run(quick, tmp_path, "quick")
+    text = index_of([begun, quick, none], tmp_path)
+    assert row_of(text, "Begun") == "| [Begun](begun.md) | – | – | – | 1 of 2 |"
+    assert row_of(text, "Quick") == "| [Quick](quick.md) | – | – | – | quick |"
+    assert row_of(text, "None") == "| None | – | – | – | none |"
+
+
+def test_pages_without_claims_are_linked_and_summaries_shown(tmp_path):
+    summary = Table(caption="In short.", head=["rule"], rows=[["cabs"]])
+    own = experiment("plain", summary=lambda results: [summary])
+    text = index_of([own], tmp_path)
+    assert "More pages: Plain." in text
+    assert "cabs" not in text  # nothing was run that a summary could be of
+    run(own, tmp_path, "full")
+    text = index_of([own], tmp_path)
+    assert "More pages: [Plain](plain.md)." in text
+    assert "| cabs |" in text
