@@ -10,7 +10,10 @@ SEEDS = (0, 1)
 
 def experiment(name, *answers, **changes):
     """An experiment of two runs whose claims have these answers."""
-    claims = tuple(Claim(text=f"It {answer}.", judge=lambda _, own=answer: Verdict(own, "seen")) for answer in answers)
+    claims = tuple(
+        Claim(text=f"It {answer}.", criterion="it does", judge=lambda _, own=answer: Verdict(own, "seen"))
+        for answer in answers
+    )
     fields = {"log": name, "title": name.title(), "source": "ours", "about": "", "claims": claims, **changes}
     return Experiment(
         name=name,

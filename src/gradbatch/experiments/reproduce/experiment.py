@@ -68,10 +68,12 @@ class Claim:
 
     Attributes:
         text: A sentence.
+        criterion: When it counts as true, ends a sentence that begins with "holds if".
         judge: The verdict, from the numbers alone.
     """
 
     text: str
+    criterion: str
     judge: Callable[[Results], Verdict]
 
 

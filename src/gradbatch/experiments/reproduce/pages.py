@@ -94,7 +94,7 @@ def page_of(experiment: Experiment, scale: Scale, results: Results) -> Page:
     """
     parts = [f"# {experiment.title}", f"Source: {experiment.source}", experiment.about.strip()]
     if experiment.claims:
-        parts += ["## What holds", _claims_table(experiment, scale, results)]
+        parts += ["## What holds", _claims_table(experiment, scale, results), _IN_PART]
     body = laid_out(experiment.name, experiment.blocks(results))
     parts += ["## What came out", body.text, "## How to repeat it", _provenance(experiment, scale, results)]
     return Page(text="\n\n".join(parts) + "\n", figures=body.figures)
@@ -175,8 +175,14 @@ def verdicts(experiment: Experiment, scale: Scale, results: Results) -> list[tup
 
 
 def _claims_table(experiment: Experiment, scale: Scale, results: Results) -> str:
-    rows = [(claim.text, f"**{one.answer}**", one.evidence) for claim, one in verdicts(experiment, scale, results)]
-    return table(("claim", "verdict", "what we see"), rows)
+    rows = [
+        (claim.text, f"**{one.answer}**", one.evidence, claim.criterion)
+        for claim, one in verdicts(experiment, scale, results)
+    ]
+    return table(("claim", "verdict", "what we see", "it holds if"), rows)
+
+
+_IN_PART = "*A claim of several parts holds in part where some of them do.*"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

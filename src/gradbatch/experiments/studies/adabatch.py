@@ -205,7 +205,9 @@ def _curves(results: Results, model: str) -> Plot:
     return Plot(name=model, caption=caption, legend=_VARIANTS, panels=panels)
 
 
-def _judge(text: str, holds: Callable[[Mapping[str, Sequence[Outcome]]], bool], say: Callable[..., str]) -> Claim:
+def _judge(
+    text: str, criterion: str, holds: Callable[[Mapping[str, Sequence[Outcome]]], bool], say: Callable[..., str]
+) -> Claim:
     """A claim about every network of which all variants were run."""
 
     def judge(results: Results) -> Verdict:
@@ -218,7 +220,7 @@ def _judge(text: str, holds: Callable[[Mapping[str, Sequence[Outcome]]], bool], 
         evidence = "; ".join([*(f"{model}: {say(found)}" for model, found in whole.items()), *missing])
         return Verdict(answer_of(flags), evidence)
 
-    return Claim(text=text, judge=judge)
+    return Claim(text=text, criterion=f"with each network, {criterion}", judge=judge)
 
 
 def _mean_best(found: Sequence[Outcome]) -> float:
@@ -246,17 +248,20 @@ _SHARED = "One run at a time, but with whatever else the machine did: seconds ar
 
 _CLAIMS = (
     _judge(
-        "AdaBatch is as accurate as the fixed small batch to within 1 %.",
+        "AdaBatch is as accurate as the fixed small batch.",
+        "its best accuracy is at most a point lower",
         lambda runs: _mean_best(runs[_ADA]) >= _mean_best(runs[_SMALL]) - 0.01,
         _say_accuracies,
     ),
     _judge(
         "AdaBatch is more accurate than the fixed large batch.",
+        "its best accuracy is higher",
         lambda runs: _mean_best(runs[_ADA]) > _mean_best(runs[_LARGE]),
         _say_accuracies,
     ),
     _judge(
-        "Epochs get faster by a tenth or more as the batch grows (times are rough).",
+        "Epochs get faster as the batch grows.",
+        "those of the last stage are 1.1 times as fast as those of the first (times are rough)",
         lambda runs: _gain(runs) > 1.1,
         _say_times,
     ),

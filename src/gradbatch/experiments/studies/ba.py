@@ -200,7 +200,11 @@ def judge_late_rise(optimizer: str, **place: Any) -> Claim:
         texts = ", ".join(f"{v} {early:.0f}, then {late:.0f}" for v, (early, late) in sizes.items())
         return Verdict(answer_of(checks), f"mean sizes in the first and the last quarter: {texts}")
 
-    return Claim(text=f"BA-{optimizer}'s batches stay near 32 early and grow late.", judge=judge)
+    return Claim(
+        text=f"BA-{optimizer}'s batches stay near 32 early and grow late.",
+        criterion="with each stop, the mean size is below 40 in the first quarter and 1.5 times as large in the last",
+        judge=judge,
+    )
 
 
 def judge_growth(**place: Any) -> Claim:
@@ -228,7 +232,11 @@ def judge_growth(**place: Any) -> Claim:
         checks = [sgd > 1.1 * momentum for momentum, sgd in late.values()]
         return Verdict(answer_of(checks), f"mean sizes in the last quarter without and with momentum: {texts}")
 
-    return Claim(text="BA-SGD's batches grow larger than BA-Momentum's.", judge=judge)
+    return Claim(
+        text="BA-SGD's batches grow larger than BA-Momentum's.",
+        criterion="with each stop, the mean size in the last quarter is 1.1 times as large",
+        judge=judge,
+    )
 
 
 def _judge_cause(results: Results) -> Verdict:
@@ -306,7 +314,11 @@ EXPERIMENTS: Sequence[Experiment] = (
             judge_late_rise("Momentum", network=_SMALL),
             judge_late_rise("SGD", network=_SMALL),
             judge_growth(network=_SMALL),
-            Claim(text="It is the overshooting steps that make BA-SGD's batches grow.", judge=_judge_cause),
+            Claim(
+                text="It is the overshooting steps that make BA-SGD's batches grow.",
+                criterion="sizes grow beyond 40, and stay below it where an overshooting batch is accepted",
+                judge=_judge_cause,
+            ),
         ),
     ),
 )

@@ -170,7 +170,7 @@ def _judge_spread(name: str, text: str, *, low: float, high: float, **place: Any
         checks = [low <= value <= high for value in ratios.values()]
         return Verdict(answer_of(checks), f"measured over predicted ({name.removeprefix('ratio, ')}): {texts}")
 
-    return Claim(text=text, judge=judge)
+    return Claim(text=text, criterion=f"measured over predicted is between {low:.3g} and {high:.3g}", judge=judge)
 
 
 def _judge_mean(results: Results) -> Verdict:
@@ -204,16 +204,21 @@ EXPERIMENTS: Sequence[Experiment] = (
         trials=_decrease_trials,
         blocks=_decreases,
         claims=(
-            Claim(text="Over batches, the decrease of the objective is normally distributed.", judge=_judge_normal),
-            Claim(text="A batch predicts the mean decrease well, to a tenth.", judge=_judge_mean),
-            _judge_spread(
-                _RATIOS[0], "With the exact covariance the predicted spread is right, to a quarter.", low=0.8, high=1.25
+            Claim(
+                text="Over batches, the decrease of the objective is normally distributed.",
+                criterion="at each place, the distance to the normal distribution is below the critical one at 5 %",
+                judge=_judge_normal,
             ),
+            Claim(
+                text="A batch predicts the mean decrease well.",
+                criterion="at each place, predicted over measured is between 0.9 and 1.1",
+                judge=_judge_mean,
+            ),
+            _judge_spread(_RATIOS[0], "With the exact covariance the predicted spread is right.", low=0.8, high=1.25),
             *(
                 _judge_spread(
                     name,
-                    f"With the authors' network, {what} predicts a spread as much too small as the paper's, 7.6 times, "
-                    "to a half.",
+                    f"With the authors' network, {what} predicts a spread as much too small as the paper's, 7.6 times.",
                     low=_PAPER_RATIO / 1.5,
                     high=_PAPER_RATIO * 1.5,
                     at=_FIRST_PLACE,

@@ -266,9 +266,21 @@ EXPERIMENTS: Sequence[Experiment] = (
         trials=rate_trials,
         blocks=_figure4,
         claims=(
-            Claim(text="BA-Momentum trains well at rates from 0.005 to 0.02.", judge=_judge_well),
-            Claim(text="The larger of these rates ends with the lower loss.", judge=_judge_faster),
-            Claim(text="At 0.05 training fails, with BA and with Mini-32.", judge=_judge_failing),
+            Claim(
+                text="BA-Momentum trains well at rates from 0.005 to 0.02.",
+                criterion=f"all final training losses are below {_WELL:.2g}, a tenth of that of a guess",
+                judge=_judge_well,
+            ),
+            Claim(
+                text="The larger of these rates ends with the lower loss.",
+                criterion="with each stop, the loss falls from each rate to the next",
+                judge=_judge_faster,
+            ),
+            Claim(
+                text="At 0.05 training fails, with BA and with Mini-32.",
+                criterion=f"all final training losses are above {_BADLY:.2g}, half of that of a guess",
+                judge=_judge_failing,
+            ),
         ),
     ),
     Experiment(
@@ -282,9 +294,14 @@ EXPERIMENTS: Sequence[Experiment] = (
         trials=rate_trials,
         blocks=_figure5,
         claims=(
-            Claim(text="The boom of the batch size comes earlier at larger rates.", judge=_judge_earlier),
             Claim(
-                text="The boom coincides with the plateau of Mini-32-Momentum, to a tenth of the run.",
+                text="The boom of the batch size comes earlier at larger rates.",
+                criterion="with each stop, it comes earlier at each rate than at the next smaller one",
+                judge=_judge_earlier,
+            ),
+            Claim(
+                text="The boom coincides with the plateau of Mini-32-Momentum.",
+                criterion="with each stop and at each rate, they are at most a tenth of the run apart",
                 judge=_judge_together,
             ),
         ),

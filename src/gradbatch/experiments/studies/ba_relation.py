@@ -120,7 +120,11 @@ EXPERIMENTS: Sequence[Experiment] = (
             *(judge_falling(f"With {o}, the larger the fixed batch, the lower the score.", o) for o in MOMENTA),
             judge_loss_rank("BA-Momentum ends with the lowest training loss.", "Momentum", rank=1),
             judge_loss_rank("BA-SGD ends below Mini-32-SGD, lowest of all.", "SGD", rank=1),
-            Claim(text="BA-Momentum's batches stay at about 32 samples.", judge=_judge_constant),
+            Claim(
+                text="BA-Momentum's batches stay at about 32 samples.",
+                criterion="with each stop, the mean size in the last quarter is below 40",
+                judge=_judge_constant,
+            ),
         ),
     ),
 )

@@ -217,7 +217,8 @@ def judge_level(optimizer: str, *, within: float, score: str, **place: Any) -> C
         return Verdict(answer, f"{texts}; best fixed batch: {top} {percent(fixed[top])}, in per cent")
 
     return Claim(
-        text=f"BA-{optimizer}'s best {score} is level with that of the best fixed batch ({100 * within:g} points).",
+        text=f"BA-{optimizer}'s best {score} is level with that of the best fixed batch.",
+        criterion=f"with each stop it lies at most {100 * within:g} points below",
         judge=judge,
     )
 
@@ -241,7 +242,7 @@ def judge_falling(text: str, optimizer: str, **place: Any) -> Claim:
         texts = ", ".join(f"{name} {percent(value)}" for name, value in zip(FIXED, means, strict=True))
         return Verdict(answer_of([after < before for before, after in itertools.pairwise(means)]), f"{texts} %")
 
-    return Claim(text=text, judge=judge)
+    return Claim(text=text, criterion="each fixed batch scores below the next smaller one", judge=judge)
 
 
 def judge_loss_rank(text: str, optimizer: str, *, rank: int, **place: Any) -> Claim:
@@ -250,7 +251,7 @@ def judge_loss_rank(text: str, optimizer: str, *, rank: int, **place: Any) -> Cl
     Args:
         text: The claim.
         optimizer: Of `MOMENTA`.
-        rank: The worst place among the other variants and BA that still counts, 1 for the lowest loss.
+        rank: The worst place among the other variants and BA that still counts, 1 for the lowest loss, or 2.
         **place: Where in the tables.
 
     Returns:
@@ -271,7 +272,8 @@ def judge_loss_rank(text: str, optimizer: str, *, rank: int, **place: Any) -> Cl
         evidence = "final training losses: " + ", ".join(f"{name} {loss:.3g}" for name, loss in ordered)
         return Verdict(answer_of([math.isfinite(ours[name]) and places[name] <= rank for name in ours]), evidence)
 
-    return Claim(text=text, judge=judge)
+    others = {1: "no other variant ends", 2: "at most one other variant ends"}[rank]
+    return Claim(text=text, criterion=f"with each stop, {others} with a lower loss", judge=judge)
 
 
 def _waiting_text(waiting: Sequence[str]) -> str:

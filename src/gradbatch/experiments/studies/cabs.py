@@ -105,8 +105,12 @@ def _judge_speed(margin: float) -> Claim:
         flags = [needed[name] < 0.9 * fastest for name in _CABS]
         return Verdict(answer_of(flags), f"samples to {percent(level)} % at rate {RATE:g}: {texts}")
 
-    text = "At the authors' learning rate CABS needs at least a tenth fewer samples than the best constant batch."
-    return Claim(text=text, judge=judge)
+    return Claim(
+        text="At the authors' learning rate CABS needs fewer samples than the best constant batch.",
+        criterion=f"with each second moment, it needs a tenth fewer to {100 * margin:g} points below the best constant "
+        "batch's accuracy",
+        judge=judge,
+    )
 
 
 def _judge_sensitivity(results: Results) -> Verdict:
@@ -174,14 +178,19 @@ def _experiment(study: _Study) -> Experiment:
             _judge_speed(study.margin),
             Claim(
                 text="CABS' final accuracy depends less on the learning rate than that of any constant batch.",
+                criterion="with each second moment, it differs less between rates than that of every constant batch "
+                "that learned",
                 judge=_judge_sensitivity,
             ),
             Claim(
                 text="CABS' batch stays at its minimum for long, then grows more than tenfold, then shrinks again.",
+                criterion="with each second moment, the mean of the first quarter is below 32, and later the size "
+                "halves at least (in part: it more than doubles)",
                 judge=_judge_course,
             ),
             Claim(
                 text="The exact second moment asks for other sizes than the authors' approximation.",
+                criterion="the mean sizes are 1.25 times apart",
                 judge=_judge_moments,
             ),
         ),

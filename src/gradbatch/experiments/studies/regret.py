@@ -177,18 +177,21 @@ def _always(value: float) -> Callable[[Field], float]:
 
 def _claims(rule: str) -> tuple[Claim, ...]:
     """The goals for a recommended default, for one rule."""
-    tasks = f"on at least {_ENOUGH} of the seven tasks"
+    tasks = f"with SGD on at least {_ENOUGH} of the seven tasks"
     return (
         Claim(
-            text=f"`{rule}` is as good as the best constant batch at the same rate (mean regret at most 0), {tasks}.",
+            text=f"`{rule}` is as good as the best constant batch at the same rate.",
+            criterion=f"the mean regret over the rates is at most 0, {tasks}",
             judge=partial(_goal, matched, _always(0.0), rule),
         ),
         Claim(
-            text=f"`{rule}` is at most 0.5 points, or 1 % of the loss, behind the best tuned cosine, {tasks}.",
+            text=f"`{rule}` is hardly worse than the best tuned cosine.",
+            criterion=f"at its best rate it loses at most 0.5 points, or 1 % of the loss, {tasks}",
             judge=partial(_goal, partial(against, kind="cosine"), _limit_of_cosine, rule),
         ),
         Claim(
-            text=f"With `{rule}` the score depends half as much on the rate as with the best constant batch, {tasks}.",
+            text=f"With `{rule}` the score depends half as much on the rate as with the best constant batch.",
+            criterion=f"its spread over the rates is at most half as large, {tasks}",
             judge=partial(_goal, spread_ratio, _always(0.5), rule),
         ),
     )

@@ -128,7 +128,7 @@ def _table(outcome: Outcome) -> Table:
     )
 
 
-def _judge(text: str, pairs: Sequence[tuple[str, str]], holds: Callable[[float], bool]) -> Claim:
+def _judge(text: str, criterion: str, pairs: Sequence[tuple[str, str]], holds: Callable[[float], bool]) -> Claim:
     """A claim about how many times as long as another each contender takes, on every subject."""
 
     def judge(results: Results) -> Verdict:
@@ -143,7 +143,7 @@ def _judge(text: str, pairs: Sequence[tuple[str, str]], holds: Callable[[float],
             texts.append(f"{subject}: " + ", ".join(f"{name} {factor:.2f} times" for name, factor in factors.items()))
         return Verdict(answer_of(flags), "; ".join(texts))
 
-    return Claim(text=text, judge=judge)
+    return Claim(text=text, criterion=f"on each subject, the median over rounds is {criterion}", judge=judge)
 
 
 _ABOUT = """
@@ -167,16 +167,19 @@ EXPERIMENTS: Sequence[Experiment] = (
         claims=(
             _judge(
                 "A step with CABS takes less than twice as long as a plain step.",
+                "below 2",
                 [("CABS", _PLAIN)],
                 lambda factor: factor < 2,
             ),
             _judge(
                 "DBA over materialised gradients takes at least five times as long as with the engine.",
+                "5 or more, with both metrics",
                 [("DBA norm, materialised", "DBA norm"), ("DBA variance, materialised", "DBA variance")],
                 lambda factor: factor >= 5,
             ),
             _judge(
                 "BA sample by sample takes at least twice as long as with the engine.",
+                "2 or more",
                 [("BA, sample by sample", "BA, diagonal")],
                 lambda factor: factor >= 2,
             ),
