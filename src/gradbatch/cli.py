@@ -229,7 +229,7 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=_compare)
     parser.add_argument("--rules", default=argparse.SUPPRESS, metavar="A,B,C", help=_RULES)
     parser.add_argument("--seeds", type=int, default=argparse.SUPPRESS, metavar="N", help=_SEEDS)
-    parser.add_argument("--target", type=float, default=argparse.SUPPRESS, metavar="ACCURACY", help=_TARGET)
+    parser.add_argument("--target", type=float, default=argparse.SUPPRESS, metavar="SCORE", help=_TARGET)
     parser.add_argument("--jobs", type=int, metavar="N", help=_JOBS)
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder (default: a fresh runs/compare-TASK-N)")
     parser.add_argument("--resume", action="store_true", help="go on with the comparison in --out")
@@ -308,7 +308,7 @@ _RULES = (
     "otherwise it is a setting of its runs, such as batch_size or lr"
 )
 _SEEDS = "runs of each rule, with seeds from --seed on (default: 1)"
-_TARGET = "test accuracy to reach, such as 0.97 (default: the best of the worst run)"
+_TARGET = "score on the test set to reach, such as 0.97 (default: the best of the worst run)"
 _JOBS = "runs at a time, with a torch thread each (default: one a core; on a GPU, one)"
 _REPLAY = (
     "Ask a rule along the log of a run: what it would have chosen at each update, given the run's own batches. "

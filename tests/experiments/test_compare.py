@@ -80,7 +80,7 @@ def test_the_table_has_the_numbers_of_the_logs(compared):
 def test_a_target_that_is_named_is_not_called_that_of_the_worst(compared):
     named = Comparison(folder=compared.folder, rules=compared.rules, seeds=2, target=0.999, settings=SETTINGS)
     results = read_results(named, {})
-    assert results.rows[0].cells()[0] == "–"
+    assert results.rows[0].cells(results.columns)[0] == "–"
     assert "Samples to 99.9 %" in results.table()
     assert "worst run" not in results.table()
 
@@ -88,8 +88,8 @@ def test_a_target_that_is_named_is_not_called_that_of_the_worst(compared):
 def test_what_failed_stands_in_its_row(compared):
     why = {"cabs seed 3": "it broke", "cabs seed 4": "it broke", "fixed:batch_size=64 seed 4": "<other>"}
     results = read_results(compared, why)
-    assert results.rows[0].cells()[0] == "failed"
-    assert results.rows[1].cells()[0].endswith("(1 of 2)")
+    assert results.rows[0].cells(results.columns)[0] == "failed"
+    assert results.rows[1].cells(results.columns)[0].endswith("(1 of 2)")
     assert results.failures == {"cabs seed 3, cabs seed 4": "it broke", "fixed:batch_size=64 seed 4": "<other>"}
     assert "cabs seed 3, cabs seed 4 failed: it broke" in results.table()
 
@@ -120,7 +120,7 @@ def test_the_page_is_a_report_led_by_the_table(compared, tmp_path):
     assert page.outside == ["data:,"]
     assert "&lt;broken&gt;" in text
     for row in results.rows:
-        for cell in row.cells():
+        for cell in row.cells(results.columns):
             assert f"<td>{cell}</td>" in text
     legend = text.partition('<div class="legend">')[2].partition("</div>")[0]
     assert legend.count("chip") == 2  # a colour for each rule, not for each run
@@ -202,6 +202,7 @@ def test_a_folder_with_a_run_is_not_taken(tmp_path):
         ({"seeds": 0}, "`seeds` must be at least 1"),
         ({"target": 97.0}, "write 0.97 for 97 %"),
         ({"target": 0.0}, "`target` must be above 0"),
+        ({"target": -1.0, "settings": {"task": "shakespeare"}}, "name it in bits per character"),
         ({"settings": {"task": "digts"}}, 'there is no task "digts"'),
         ({"rules": "fixed:lr=-1"}, "`lr` must be a number of at least 0"),
         ({"seeds": 2, "settings": {"seed": 2**63 - 1}}, "`seed` must be from 0"),
@@ -211,6 +212,10 @@ def test_nonsense_is_refused_before_anything_is_made(tmp_path, changes, message)
     values = {"folder": tmp_path / "c", "rules": "fixed"} | changes
     with pytest.raises(InvalidInputError, match=message):
         Comparison(**values)
+
+
+def test_a_target_in_bits_may_be_above_one(tmp_path):
+    Comparison(folder=tmp_path / "c", rules="fixed", target=2.5, settings={"task": "shakespeare"})
 
 
 def test_data_that_is_missing_is_said_once_and_nothing_is_made(tmp_path, monkeypatch):

@@ -67,7 +67,7 @@ def test_names_from_outside_are_escaped(folders):
 def test_results_and_settings_are_told(folders):
     runs = [read_run(folder) for folder in folders]
     page = render_report(runs)
-    best = max(line["test_accuracy"] for line in runs[0].evaluations)
+    best = max(line["test_score"] for line in runs[0].evaluations)
     assert f"<strong>{best:.2%}</strong>" in page
     rows = re.findall(r"<tr( class=\"differs\")?><th scope=\"row\">([^<]+)</th>(.*?)</tr>", page)
     marked = {name.removeprefix("≠ ") for mark, name, _ in rows if mark}
@@ -148,10 +148,23 @@ def test_skipped_updates_are_told(folders, tmp_path):
 def test_the_accuracy_axis_cuts_off_at_most_a_tenth(folders):
     run = read_run(folders[0])
     accuracies = [0.51] * 2 + [0.8] * 5 + [0.98, 0.99] * 12
-    evaluations = [{"samples_seen": n, "seconds": n, "test_accuracy": y} for n, y in enumerate(accuracies)]
-    figure = FIGURES["accuracy"]([dataclasses.replace(run, evaluations=evaluations)], ["run"], "seconds")
+    evaluations = [{"samples_seen": n, "seconds": n, "test_score": y} for n, y in enumerate(accuracies)]
+    figure = FIGURES["score"]([dataclasses.replace(run, evaluations=evaluations)], ["run"], "seconds")
     floor, _ = figure.panel.y_limits
     assert 0.51 < floor < 0.8
+
+
+def test_runs_are_drawn_by_the_metric_of_their_task_and_by_accuracy_where_tasks_differ(folders):
+    run = read_run(folders[0])
+    evaluations = [{"samples_seen": n, "seconds": n, "test_score": 3 - n, "test_accuracy": 0.1} for n in range(2)]
+    bits = dataclasses.replace(run, evaluations=evaluations, manifest={"settings": {"task": "shakespeare"}})
+    alone = FIGURES["score"]([bits], ["bits"], "seconds")
+    assert alone.title == "Test bits per character"
+    assert alone.panel.y_limits is None
+    assert alone.panel.curves[0].points.y.tolist() == [3, 2]
+    both = FIGURES["score"]([run, bits], ["run", "bits"], "seconds")
+    assert both.title == "Test accuracy"
+    assert both.panel.curves[1].points.y.tolist() == [0.1, 0.1]
 
 
 def test_what_matters_most_comes_first(folders):

@@ -9,10 +9,12 @@ from pathlib import Path
 from gradbatch.experiments.budget import Budget
 from gradbatch.experiments.build import load_dataset
 from gradbatch.experiments.comparison import Comparison
+from gradbatch.experiments.metrics import Metric
 from gradbatch.experiments.processes import train_all
 from gradbatch.experiments.run import Run, read_run
 from gradbatch.experiments.runs_display import runs_display
-from gradbatch.experiments.scores import COLUMNS, Score, common_target, score_of, spread_of
+from gradbatch.experiments.scores import Column, Score, columns_of, common_target, score_of, spread_of
+from gradbatch.experiments.tasks import TASKS
 
 __all__ = ["Results", "Row", "compare", "read_results"]
 
@@ -31,12 +33,19 @@ class Row:
     scores: Sequence[Score]
     failures: Mapping[str, str]
 
-    def cells(self) -> list[str]:
-        """Its numbers, in the order of `COLUMNS`."""
+    def cells(self, columns: Sequence[Column]) -> list[str]:
+        """Its numbers.
+
+        Args:
+            columns: See `columns_of`.
+
+        Returns:
+            As many texts.
+        """
         if not self.scores:
-            return ["failed", *("" for _ in COLUMNS[1:])]
+            return ["failed", *("" for _ in columns[1:])]
         num_runs = len(self.scores) + len(self.failures)
-        return [spread_of(self.scores, column.name, num_runs).text(column) for column in COLUMNS]
+        return [spread_of(self.scores, column.name, num_runs).text(column) for column in columns]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +55,9 @@ class Results:
     Attributes:
         folder: Of the comparison.
         rows: A line for each rule.
-        target: The test accuracy that the first columns are about; ``None`` where no run was evaluated.
-        is_own_target: Whether the target is the best accuracy of the worst run.
+        metric: What the models are judged by.
+        target: The score on the test set that the first columns are about; ``None`` where no run was evaluated.
+        is_own_target: Whether the target is the best score of the worst run.
         seeds: Runs of each rule.
         runs: The complete runs.
         contenders: For each of these, the number of its rule.
@@ -56,6 +66,7 @@ class Results:
 
     folder: Path
     rows: Sequence[Row]
+    metric: Metric
     target: float | None
     is_own_target: bool
     seeds: int
@@ -64,10 +75,21 @@ class Results:
     names: Sequence[str]
 
     @property
+    def columns(self) -> tuple[Column, ...]:
+        """The columns behind the rule's."""
+        return columns_of(self.metric)
+
+    @property
     def titles(self) -> list[str]:
-        """The headings behind the rule's."""
-        target = "target" if self.target is None else f"{100 * self.target:.4g} %"
-        return [column.title.format(target=target) for column in COLUMNS]
+        """Their headings."""
+        return [column.title.format(target=self._target_text) for column in self.columns]
+
+    @property
+    def _target_text(self) -> str:
+        """The target as the reader knows it."""
+        if self.target is None:
+            return "target"
+        return f"{100 * self.target:.4g} %" if self.metric.is_share else f"{self.target:.4g} {self.metric.name}"
 
     @property
     def failures(self) -> dict[str, str]:
@@ -83,12 +105,14 @@ class Results:
     def notes(self) -> list[str]:
         """What one has to know to read the table, in sentences."""
         notes = [
-            "Samples, updates and seconds are those to the first evaluation, at an epoch’s end, with that accuracy.",
+            "Samples, updates and seconds are those to the first evaluation, at an epoch’s end, with that "
+            f"{self.metric.name}.",
             "Runs may have shared the machine, so that seconds compare roughly.",
         ]
         if self.is_own_target and self.target is not None:
             notes.insert(
-                0, f"{100 * self.target:.4g} % is the best test accuracy of the worst run, so that all reach it."
+                0,
+                f"{self._target_text} is the best test {self.metric.name} of the worst run, so that all reach it.",
             )
         if self.seeds > 1:
             notes.append(f"Mean ± standard deviation over {self.seeds} seeds.")
@@ -96,7 +120,7 @@ class Results:
 
     def table(self) -> str:
         """The table for a terminal."""
-        rows = [["rule", *self.titles], *([row.label, *row.cells()] for row in self.rows)]
+        rows = [["rule", *self.titles], *([row.label, *row.cells(self.columns)] for row in self.rows)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
             "  ".join(
@@ -161,6 +185,7 @@ def read_results(comparison: Comparison, failures: Mapping[str, str]) -> Results
     return Results(
         folder=comparison.folder,
         rows=rows,
+        metric=TASKS[runs[0].settings.task].metric,
         target=target,
         is_own_target=comparison.target is None,
         seeds=comparison.seeds,

@@ -13,6 +13,7 @@ from gradbatch.experiments.contenders import Contender, read_contenders
 from gradbatch.experiments.files import write_whole
 from gradbatch.experiments.run import RunFolder, settings_of
 from gradbatch.experiments.settings import TrainSettings
+from gradbatch.experiments.tasks import TASKS
 from gradbatch.sinks.jsonl import read_jsonl
 
 __all__ = ["Comparison", "PlannedRun", "comparison_in"]
@@ -54,7 +55,7 @@ class Comparison:
         folder: Holds the run folders.
         rules: As they were typed, see `read_contenders`.
         seeds: How many runs each rule makes; their seeds follow that of the settings.
-        target: Test accuracy to be reached; ``None`` for what all reached.
+        target: Score of the task's metric to be reached on the test set; ``None`` for what all reached.
         settings: What all runs share, by field of `TrainSettings`; what is left out has its default.
 
     Raises:
@@ -70,9 +71,11 @@ class Comparison:
     def __post_init__(self) -> None:
         if self.seeds < 1:
             raise InvalidInputError(f"`seeds` must be at least 1, got {self.seeds}")
-        if self.target is not None and not 0 < self.target <= 1:
+        metric = TASKS[self.runs()[0].settings.task].metric
+        if self.target is not None and metric.is_share and not 0 < self.target <= 1:
             raise InvalidInputError(f"`target` must be above 0 and at most 1, got {self.target:g}: write 0.97 for 97 %")
-        self.runs()
+        if self.target is not None and not self.target > 0:
+            raise InvalidInputError(f"`target` must be above 0, got {self.target:g}: name it in {metric.name}")
 
     @cached_property
     def contenders(self) -> tuple[Contender, ...]:

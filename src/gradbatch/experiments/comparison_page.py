@@ -40,7 +40,7 @@ def _lead(results: Results) -> str:
     titles = "".join(f'<th scope="col">{html.escape(title)}</th>' for title in ("Rule", *results.titles))
     rows = []
     for number, row in enumerate(results.rows):
-        cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in row.cells())
+        cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in row.cells(results.columns))
         rows.append(f'<tr><th scope="row">{chip(number)}{html.escape(row.label)}</th>{cells}</tr>')
     table = f'<table class="numbers"><thead><tr>{titles}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
     notes = f'<p class="soft">{html.escape(" ".join(results.notes))}</p>'

@@ -1,7 +1,7 @@
 """What the answers of a model are judged by."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -56,6 +56,40 @@ class Metric:
             '97.15%'
         """
         return f"{value:.2%}" if self.is_share else f"{value:.3f}"
+
+    def best(self, scores: Iterable[float]) -> float | None:
+        """The best score.
+
+        Args:
+            scores: Any number of them.
+
+        Returns:
+            The best; ``None`` of nothing.
+        """
+        return max(scores, default=None) if self.is_higher_better else min(scores, default=None)
+
+    def worst(self, scores: Iterable[float]) -> float | None:
+        """The worst score.
+
+        Args:
+            scores: Any number of them.
+
+        Returns:
+            The worst; ``None`` of nothing.
+        """
+        return min(scores, default=None) if self.is_higher_better else max(scores, default=None)
+
+    def reaches(self, score: float, target: float) -> bool:
+        """Whether a score is as good as a target.
+
+        Args:
+            score: What was reached.
+            target: What is wanted.
+
+        Returns:
+            Whether it is.
+        """
+        return score >= target if self.is_higher_better else score <= target
 
 
 def _accuracy(outcome: Outcome) -> float:

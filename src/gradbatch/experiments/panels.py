@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from gradbatch.experiments.curves import Floats, Points, column, noise_scale_points, smooth
 from gradbatch.experiments.figures import Curve, Panel
+from gradbatch.experiments.metrics import ACCURACY
 from gradbatch.experiments.run import Run
 
 __all__ = ["AXES", "FIGURES", "FigureText"]
@@ -79,32 +80,43 @@ def _loss(runs: Sequence[Run], names: Sequence[str], axis: str) -> FigureText:
     return FigureText(title=title, caption=caption, panel=panel)
 
 
-def _accuracy(runs: Sequence[Run], names: Sequence[str], axis: str) -> FigureText:
+def _score(runs: Sequence[Run], names: Sequence[str], axis: str) -> FigureText:
+    # Runs of several tasks are all drawn by what all have.
+    metrics = {run.metric.name: run.metric for run in runs}
+    metric, field = (runs[0].metric, "score") if len(metrics) == 1 else (ACCURACY, "accuracy")
     curves: list[Curve] = []
     later: list[Floats] = []
     for number, run in enumerate(runs):
         x = column(run.evaluations, axis)
-        for name, style in (("test_accuracy", "line"), ("validation_accuracy", "dashed")):
-            y = column(run.evaluations, name)
+        for split, style in (("test", "line"), ("validation", "dashed")):
+            y = column(run.evaluations, f"{split}_{field}")
             if np.isfinite(y).any():
                 curves.append(Curve(run=number, points=Points(x, y), style=style))
                 later.append(y[len(y) // 10 :])
     has_validation = any(curve.style == "dashed" for curve in curves)
-    title = "Test and validation accuracy" if has_validation else "Test accuracy"
+    title = f"Test and validation {metric.name}" if has_validation else f"Test {metric.name}"
     caption = "Solid, the test set; dashed, the validation set." if has_validation else "After each epoch."
     if not curves:
         return FigureText(title=title, caption="No run has been evaluated yet.", panel=None)
-    lowest = float(np.nanmin(np.concatenate(later)))
-    highest = float(np.nanmax(np.concatenate(later)))
-    floor = max(0.0, lowest - 0.25 * (highest - lowest) - 0.002)
-    is_cut = floor > 0.5
-    limits = (floor, min(1.0, highest + 0.25 * (1 - floor))) if is_cut else (0.0, 1.0)
-    if is_cut:
-        caption += f" The axis begins at {floor:.1%}."
+    limits = _share_limits(np.concatenate(later)) if metric.is_share else None
+    if limits is not None and limits[0] > 0:
+        caption += f" The axis begins at {limits[0]:.1%}."
     panel = Panel(
-        title=title, x_label=AXES[axis], curves=curves, percent=True, y_limits=limits, overlap=len(runs) > _FEW
+        title=title,
+        x_label=AXES[axis],
+        curves=curves,
+        percent=metric.is_share,
+        y_limits=limits,
+        overlap=len(runs) > _FEW,
     )
     return FigureText(title=title, caption=caption, panel=panel)
+
+
+def _share_limits(later: Floats) -> tuple[float, float]:
+    """From 0 to 1, or closer where all but the first tenth is high up."""
+    lowest, highest = float(np.nanmin(later)), float(np.nanmax(later))
+    floor = max(0.0, lowest - 0.25 * (highest - lowest) - 0.002)
+    return (floor, min(1.0, highest + 0.25 * (1 - floor))) if floor > 0.5 else (0.0, 1.0)
 
 
 def _batch_size(runs: Sequence[Run], names: Sequence[str], axis: str) -> FigureText:
@@ -166,7 +178,7 @@ def _updates(runs: Sequence[Run], names: Sequence[str], axis: str) -> FigureText
 
 FIGURES: dict[str, Callable[[Sequence[Run], Sequence[str], str], FigureText]] = {
     "loss": _loss,
-    "accuracy": _accuracy,
+    "score": _score,
     "batch-size": _batch_size,
     "noise-scale": _noise_scale,
     "learning-rate": _learning_rate,

@@ -112,14 +112,16 @@ def _results(runs: Sequence[Run], layout: Layout) -> str:
 
 def _summary_table(runs: Sequence[Run], layout: Layout) -> str:
     """A line on each run."""
-    head = ("Best test accuracy", "Mean batch", "Final", "Updates", "Samples", "Epochs", "Seconds")
+    names = {run.metric.name for run in runs}
+    judged = names.pop() if len(names) == 1 else "score"
+    head = (f"Best test {judged}", "Mean batch", "Final", "Updates", "Samples", "Epochs", "Seconds")
     rows = []
     for colour, run, name in zip(layout.colours, runs, layout.names, strict=True):
-        summary = summary_of(run)
+        summary, write = summary_of(run), run.metric.write
         cells = (
-            "–" if summary.best_accuracy is None else f"<strong>{summary.best_accuracy:.2%}</strong>",
+            "–" if summary.best_score is None else f"<strong>{write(summary.best_score)}</strong>",
             f"{summary.mean_batch_size:.1f}",
-            "–" if summary.final_accuracy is None else f"{summary.final_accuracy:.2%}",
+            "–" if summary.final_score is None else write(summary.final_score),
             f"{summary.steps:,}" + (f" ({summary.num_skipped:,} skipped)" if summary.num_skipped else ""),
             f"{summary.samples:,}",
             f"{summary.epochs:.4g}",

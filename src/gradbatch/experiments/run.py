@@ -16,8 +16,9 @@ from torch import nn
 from gradbatch._types import Rule
 from gradbatch.checkpoint import load_checkpoint
 from gradbatch.errors import InvalidInputError, MissingDataError, OutputError
+from gradbatch.experiments.metrics import Metric
 from gradbatch.experiments.settings import TrainSettings
-from gradbatch.experiments.tasks import Dataset
+from gradbatch.experiments.tasks import TASKS, Dataset
 from gradbatch.sinks.jsonl import read_jsonl, truncate_jsonl
 
 __all__ = ["Run", "RunFolder", "describe", "read_run", "settings_of", "version"]
@@ -270,6 +271,17 @@ class Run:
     manifest: dict[str, Any]
     steps: list[dict[str, Any]]
     evaluations: list[dict[str, Any]]
+
+    @property
+    def metric(self) -> Metric:
+        """What its model is judged by."""
+        return TASKS[self.manifest["settings"]["task"]].metric
+
+    @property
+    def scores(self) -> list[float]:
+        """What the metric said of the test set, at each evaluation at which it was finite."""
+        found = (line.get("test_score") for line in self.evaluations)
+        return [score for score in found if score is not None]
 
 
 def read_run(folder: Path) -> Run:

@@ -1,17 +1,18 @@
 """Rules in numbers: what each took to a target and where it ended, over its seeds."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
 import numpy as np
 
 from gradbatch.experiments.curves import column, smooth
+from gradbatch.experiments.metrics import Metric
 from gradbatch.experiments.run import Run
 from gradbatch.experiments.summary import summary_of
 
-__all__ = ["COLUMNS", "Column", "Score", "Spread", "common_target", "score_of", "spread_of"]
+__all__ = ["Column", "Score", "Spread", "columns_of", "common_target", "score_of", "spread_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +23,7 @@ class Score:
         samples: Samples seen at the first evaluation that reached the target.
         updates: Updates before it.
         seconds: Seconds of training before it.
-        best_accuracy: The largest on the test set.
+        best_score: The best on the test set, of the task's metric.
         final_loss: The training loss in the end, a mean over about the last fiftieth of the samples.
         mean_batch_size: Samples per update.
     """
@@ -30,7 +31,7 @@ class Score:
     samples: float | None
     updates: float | None
     seconds: float | None
-    best_accuracy: float | None
+    best_score: float | None
     final_loss: float | None
     mean_batch_size: float
 
@@ -82,28 +83,42 @@ class Column:
     unit: str = ""
 
 
-COLUMNS = (
-    Column(title="Samples to {target}", name="samples", write=lambda value: f"{value:,.0f}"),
-    Column(title="Updates to it", name="updates", write=lambda value: f"{value:,.0f}"),
-    Column(title="Seconds to it", name="seconds", write=lambda value: f"{value:.1f}"),
-    Column(title="Best accuracy", name="best_accuracy", write=lambda value: f"{100 * value:.2f}", unit=" %"),
-    Column(title="Final loss", name="final_loss", write=lambda value: f"{value:.3g}"),
-    Column(title="Mean batch", name="mean_batch_size", write=lambda value: f"{value:,.1f}"),
-)
-"""The table's columns behind the rule."""
+def columns_of(metric: Metric) -> tuple[Column, ...]:
+    """The table's columns behind the rule.
+
+    Args:
+        metric: What the models are judged by.
+
+    Returns:
+        From left to right.
+    """
+    factor, digits, unit = (100, 2, " %") if metric.is_share else (1, 3, "")
+    return (
+        Column(title="Samples to {target}", name="samples", write=lambda value: f"{value:,.0f}"),
+        Column(title="Updates to it", name="updates", write=lambda value: f"{value:,.0f}"),
+        Column(title="Seconds to it", name="seconds", write=lambda value: f"{value:.1f}"),
+        Column(
+            title=f"Best {metric.name}",
+            name="best_score",
+            write=lambda value: f"{factor * value:.{digits}f}",
+            unit=unit,
+        ),
+        Column(title="Final loss", name="final_loss", write=lambda value: f"{value:.3g}"),
+        Column(title="Mean batch", name="mean_batch_size", write=lambda value: f"{value:,.1f}"),
+    )
 
 
 def common_target(runs: Sequence[Run]) -> float | None:
-    """The accuracy that every run reached: the best of the worst.
+    """The score that every run reached: the best of the worst.
 
     Args:
-        runs: Complete ones.
+        runs: Complete ones, of one task.
 
     Returns:
-        The accuracy; ``None`` where none was evaluated.
+        The score; ``None`` where none was evaluated.
     """
-    best = [accuracy for run in runs if (accuracy := summary_of(run).best_accuracy) is not None]
-    return min(best, default=None)
+    best = [score for run in runs if (score := summary_of(run).best_score) is not None]
+    return runs[0].metric.worst(best) if runs else None
 
 
 def score_of(run: Run, target: float | None) -> Score:
@@ -111,22 +126,30 @@ def score_of(run: Run, target: float | None) -> Score:
 
     Args:
         run: From `read_run`.
-        target: Test accuracy to be reached.
+        target: Score on the test set to be reached; ``None`` for what no run reaches.
 
     Returns:
         Its score.
     """
     summary = summary_of(run)
-    goal = math.inf if target is None else target
-    reached = next((line for line in run.evaluations if line.get("test_accuracy", -1) >= goal), {})
+    reached = {} if target is None else _first_reaching(run, target)
     return Score(
         samples=reached.get("samples_seen"),
         updates=reached.get("step"),
         seconds=reached.get("seconds"),
-        best_accuracy=summary.best_accuracy,
+        best_score=summary.best_score,
         final_loss=_final_loss(run),
         mean_batch_size=summary.mean_batch_size,
     )
+
+
+def _first_reaching(run: Run, target: float) -> Mapping[str, float]:
+    """The first evaluation with a score as good as the target; nothing where there is none."""
+    for line in run.evaluations:
+        score = line.get("test_score")
+        if score is not None and run.metric.reaches(score, target):
+            return line
+    return {}
 
 
 def spread_of(scores: Sequence[Score], name: str, num_runs: int) -> Spread:

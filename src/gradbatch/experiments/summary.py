@@ -19,8 +19,8 @@ class Summary:
         epochs: The same, in epochs.
         seconds: Time spent training.
         mean_batch_size: Samples per update.
-        final_accuracy: On the test set, at the last evaluation; ``None`` before the first.
-        best_accuracy: The largest on the test set.
+        final_score: What the task's metric said on the test set at the last evaluation; ``None`` before the first.
+        best_score: The best on the test set.
     """
 
     steps: int
@@ -29,8 +29,8 @@ class Summary:
     epochs: float
     seconds: float
     mean_batch_size: float
-    final_accuracy: float | None
-    best_accuracy: float | None
+    final_score: float | None
+    best_score: float | None
 
 
 def summary_of(run: Run) -> Summary:
@@ -43,7 +43,7 @@ def summary_of(run: Run) -> Summary:
         Its summary.
     """
     last = run.steps[-1]
-    accuracies = [line["test_accuracy"] for line in run.evaluations if "test_accuracy" in line]
+    scores = run.scores
     return Summary(
         steps=len(run.steps),
         num_skipped=sum(bool(line.get("skipped")) for line in run.steps),
@@ -51,8 +51,8 @@ def summary_of(run: Run) -> Summary:
         epochs=last["epoch"],
         seconds=last["seconds"],
         mean_batch_size=last["samples_seen"] / len(run.steps),
-        final_accuracy=accuracies[-1] if accuracies else None,
-        best_accuracy=max(accuracies) if accuracies else None,
+        final_score=scores[-1] if scores else None,
+        best_score=run.metric.best(scores),
     )
 
 
@@ -63,14 +63,15 @@ def summarize(folder: Path) -> str:
         folder: Made by `gradbatch train`.
 
     Returns:
-        Accuracy and costs.
+        Score and costs.
     """
-    summary = summary_of(read_run(folder))
-    accuracy = "not evaluated"
-    if summary.final_accuracy is not None and summary.best_accuracy is not None:
-        accuracy = f"test accuracy {summary.final_accuracy:.2%} (best {summary.best_accuracy:.2%})"
+    run = read_run(folder)
+    summary, write = summary_of(run), run.metric.write
+    score = "not evaluated"
+    if summary.final_score is not None and summary.best_score is not None:
+        score = f"test {run.metric.name} {write(summary.final_score)} (best {write(summary.best_score)})"
     skipped = f" ({summary.num_skipped:,} skipped)" if summary.num_skipped else ""
     return (
-        f"{accuracy}, {summary.epochs:.4g} epochs, {summary.steps:,} steps{skipped}, {summary.samples:,} samples, "
+        f"{score}, {summary.epochs:.4g} epochs, {summary.steps:,} steps{skipped}, {summary.samples:,} samples, "
         f"mean batch {summary.mean_batch_size:.1f}, {summary.seconds:.1f} s"
     )
