@@ -206,6 +206,16 @@ def test_below_the_smallest_size_the_rate_makes_up_for_it() -> None:
     assert answer(gb.NoiseFloor(**FREE | {"max_lr_scale": 1.0}), state, variance=8.0).lr_scale == 1.0
 
 
+def test_until_the_horizon_the_rate_is_not_raised() -> None:
+    # The batch of 100 samples ends before, or at, a quarter of 1,600; the guard asks for 2 samples either way.
+    rule = gb.NoiseFloor(**FREE | {"horizon": 0.25})
+    scales = [
+        answer(rule, known(variance=8.0, slow=3.0, fast=1.0, watched=watched), variance=8.0, dataset_size=1600).lr_scale
+        for watched in (299, 300)
+    ]
+    assert scales == [1.0, pytest.approx(8.0)]
+
+
 @given(st.floats(1e-4, 1.0), st.floats(1e-3, 10.0), st.floats(0.0, 10.0), st.floats(0.0, 0.9))
 def test_a_raised_rate_keeps_the_temperature_and_polyaks_bound(
     lr: float, variance: float, signal: float, momentum: float

@@ -68,7 +68,8 @@ class NoiseFloor(Rule[NoiseFloorState]):
     or $10^{-4}|F|$ if that is more.
 
     Source: our own. Choices: the averages have no bias from their start (each is a weighted mean of what was seen);
-    until $H$ samples were watched $D$ says nothing and only the guard decides, or without the guard the size is held;
+    until $H$ samples were watched $D$ says nothing: the guard alone decides on the size, or without it the size is
+    held, and the rate is not raised;
     the size grows by a tenth per update at most and falls at once; the rate's factor moves by a tenth per update at
     most; with several parameter groups sums over the groups of $\eta_g$ times their share take the place of
     $\eta\operatorname{tr}\Sigma$ and $\eta\|G\|^2$, with the first group's momentum; optimizers other than SGD, Adam
@@ -142,7 +143,9 @@ class NoiseFloor(Rule[NoiseFloorState]):
         if not asked:
             return _held("the loss was not watched for long enough", progress, averaged), averaged
         wanted = max(asked)
-        factor = self._moved(self._lr_scale(wanted, noise, signal, loss, progress), state["lr_scale"])
+        # Only the decrease gives leave to raise the rate: the guard says what would be too much, not what is enough.
+        most = self._most(noise, signal, loss) if is_known else 1.0
+        factor = self._moved(self._lr_scale(wanted, most, progress), state["lr_scale"])
         reason = f"noise-floor: lr*variance {noise:.4g}, loss {loss:.4g}"
         numbers = {"noise": noise, "loss": loss}
         if is_known:
@@ -179,16 +182,19 @@ class NoiseFloor(Rule[NoiseFloorState]):
         # Bounds first, since the number may be infinite; the lower one wins.
         return round(max(self.min_batch_size, min(wanted, most)))
 
-    def _lr_scale(self, wanted: float, noise: float, signal: float, loss: float, progress: Progress) -> float:
+    def _most(self, noise: float, signal: float, loss: float) -> float:
+        """The most that the rate may be multiplied by, so that a step takes no more than twice the loss."""
+        if not self.guard or loss <= 0:
+            return 1.0
+        step = max(signal, 0.0) + noise / self.min_batch_size
+        return min(ratio(2 * loss, step), self.max_lr_scale)
+
+    def _lr_scale(self, wanted: float, most: float, progress: Progress) -> float:
         """What the rate makes up for where the size is at one of its bounds."""
         largest = largest_size(self.max_batch_size, progress)
         if wanted > largest and progress.batch_size >= largest:
             return max(largest / wanted, 1 / self.max_lr_scale)
-        if wanted < self.min_batch_size and self.guard and loss > 0:
-            step = max(signal, 0.0) + noise / self.min_batch_size
-            factors = (ratio(self.min_batch_size, wanted), ratio(2 * loss, step), self.max_lr_scale)
-            return max(1.0, min(factors))
-        return 1.0
+        return max(1.0, min(ratio(self.min_batch_size, wanted), most))
 
     def _moved(self, factor: float, last: float) -> float:
         """The factor, or as far towards it as one update may go."""
