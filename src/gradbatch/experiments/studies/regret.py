@@ -15,7 +15,7 @@ from gradbatch.experiments.studies.standings import Field
 
 __all__ = ["EXPERIMENTS"]
 
-DEVELOPED_ON = ("digits", "mnist-1%", "mnist")
+DEVELOPED_ON = ("digits", "mnist-1%", "mnist", "fashion-cnn")
 """Tasks that `noise-floor` was developed on; see the page's text."""
 
 _SHOWN = 6
@@ -136,14 +136,14 @@ def _grid_cost(results: Results) -> Table:
         ]
         if grid:
             seconds = sum(mean_of([outcome.number("seconds") for outcome in one.outcomes]) for one in grid)
-            samples = len(grid) * field.bench.samples
+            samples = len(grid) * field.samples
             rows.append(
                 [
                     f"{field.bench.name}, {field.optimizer}",
                     f"{len(grid)}",
                     f"{samples:,}",
                     f"{seconds:,.0f}",
-                    f"{field.bench.samples:,}",
+                    f"{field.samples:,}",
                 ]
             )
     caption = "The cost of the grid, a seed each, against the samples of one run of a rule."
@@ -205,7 +205,9 @@ training. Rules begin with 32 samples (DBA and AdaScale with 128) and keep their
 plan for a fifth of the budget at a time, but for one epoch at least. A run that diverged counts as a model that knows
 nothing. What was developed on what: `noise-floor` is our own rule; its equations, horizon and bounds were chosen on
 validation scores of digits, mnist-1%, mnist and Fashion-MNIST with a perceptron, in runs of one to three seeds that
-are not in the log, with test scores in sight. So only the other tasks test it. `ba` with its default accepts
+are not in the log, with test scores in sight. Then it met fashion-cnn and failed there (79.9 % at rate 0.01, 73.1 % at
+0.03), for it raised the rate before it had seen the loss fall; it no longer does, and the numbers here are those of the
+mended rule. So only cifar-cnn, semeval and shakespeare test it. `ba` with its default accepts
 overshooting steps and then never grows; `ba, as in the code` is its authors' code.
 """
 

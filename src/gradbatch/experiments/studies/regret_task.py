@@ -61,7 +61,7 @@ def _scores_table(field: Field) -> Table:
         else (f" Of the whole grid validation chooses {best.size} samples at rate {best.rate:g}: {write(best.test)}.")
     )
     caption = (
-        f"{field.bench.name}, {OPTIMIZERS[field.optimizer]}, {field.bench.samples:,} samples: "
+        f"{field.bench.name}, {OPTIMIZERS[field.optimizer]}, {field.samples:,} samples: "
         f"{field.bench.metric.name} on the test set at the end of training, the constant batch's size in brackets "
         f"(chosen on the validation set), means of up to {seeds} seeds; mean updates over the rates; spread over the "
         f"rates, in "

@@ -65,6 +65,11 @@ class Field:
         """The learning rates that were run."""
         return sorted({trial.place["lr"] for trial, _ in self.results.pairs()})
 
+    @property
+    def samples(self) -> int:
+        """The budget of each run."""
+        return max(trial.settings.samples or 0 for trial, _ in self.results.pairs())
+
     def has(self, **contender: Any) -> bool:
         """Whether a contender was run at all rates and with all seeds.
 
