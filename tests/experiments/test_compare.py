@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 from html.parser import HTMLParser
@@ -11,6 +12,7 @@ from gradbatch.experiments.compare import compare, read_results
 from gradbatch.experiments.comparison import Comparison, comparison_in
 from gradbatch.experiments.comparison_page import write_comparison
 from gradbatch.experiments.loop import train
+from gradbatch.experiments.metrics import BITS_PER_CHARACTER
 from gradbatch.experiments.run import read_run
 
 SETTINGS = {"epochs": 2, "lr": 0.5, "device": "cpu", "seed": 3}
@@ -73,7 +75,7 @@ def test_the_table_has_the_numbers_of_the_logs(compared):
     assert lines[0].split()[:4] == ["rule", "Samples", "to", f"{100 * min(best):.4g}"]
     assert lines[2].startswith("fixed:batch_size=64 ")
     assert f"{100 * mean:.2f} ± " in lines[2]
-    assert "is the best test accuracy of the worst run" in results.table()
+    assert "is the best test score of the worst run" in results.table()
     assert "over 2 seeds" in results.table()
 
 
@@ -83,6 +85,13 @@ def test_a_target_that_is_named_is_not_called_that_of_the_worst(compared):
     assert results.rows[0].cells(results.columns)[0] == "–"
     assert "Samples to 99.9 %" in results.table()
     assert "worst run" not in results.table()
+
+
+def test_other_tasks_are_compared_by_their_own_metric(compared):
+    results = dataclasses.replace(read_results(compared, {}), metric=BITS_PER_CHARACTER, target=2.5)
+    assert results.titles[0] == "Samples to 2.5 bits per character"
+    assert results.titles[3] == "Best bits per character"
+    assert results.notes[0] == "2.5 bits per character is the best test score of the worst run, so that all reach it."
 
 
 def test_what_failed_stands_in_its_row(compared):

@@ -167,6 +167,25 @@ def test_runs_are_drawn_by_the_metric_of_their_task_and_by_accuracy_where_tasks_
     assert both.panel.curves[1].points.y.tolist() == [0.1, 0.1]
 
 
+def test_the_table_names_the_metric_that_all_share(folders):
+    runs = [read_run(folder) for folder in folders]
+    assert "Best test accuracy" in render_report(runs)
+    settings = runs[1].manifest["settings"] | {"task": "shakespeare"}
+    text = dataclasses.replace(runs[1], manifest=runs[1].manifest | {"settings": settings})
+    assert "Best test bits per character" in render_report([text])
+    assert "Best test score" in render_report([runs[0], text])
+
+
+def test_a_score_that_was_not_finite_in_the_end_is_said(folders, tmp_path):
+    shutil.copytree(folders[0], tmp_path / "run")
+    path = tmp_path / "run" / "evaluations.jsonl"
+    first, last = map(json.loads, path.read_text().splitlines())
+    path.write_text(f"{json.dumps(first)}\n{json.dumps(last | {'test_score': None})}\n")
+    assert f"test accuracy not finite (best {first['test_score']:.2%})" in summarize(tmp_path / "run")
+    path.write_text("")
+    assert summarize(tmp_path / "run").startswith("not evaluated, ")
+
+
 def test_what_matters_most_comes_first(folders):
     page = render_report([read_run(folder) for folder in folders])
     assert page.index(">Mean batch<") < page.index(">Final<")

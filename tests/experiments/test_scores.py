@@ -5,6 +5,7 @@ import pytest
 from gradbatch.experiments.metrics import ACCURACY, BITS_PER_CHARACTER
 from gradbatch.experiments.run import Run
 from gradbatch.experiments.scores import Score, Spread, columns_of, common_target, score_of, spread_of
+from gradbatch.experiments.summary import summary_of
 
 
 def run(scores, losses=(1.0, 1.0, 1.0), *, task="mnist", **last):
@@ -30,6 +31,7 @@ def test_the_target_counts_where_it_is_first_reached():
 def test_where_lower_is_better_the_target_is_reached_from_above():
     score = score_of(run([3.0, None, 2.4, 2.6], task="shakespeare"), 2.5)
     assert (score.samples, score.best_score) == (30, 2.4)
+    assert summary_of(run([2.4, None], task="shakespeare")).final_score is None
     assert common_target([run([3.0, 2.4], task="shakespeare"), run([2.8], task="shakespeare")]) == 2.8
 
 

@@ -9,6 +9,7 @@ import gradbatch as gb
 from gradbatch.errors import InvalidInputError
 from gradbatch.experiments.data import InputSpec
 from gradbatch.experiments.evaluation import cross_entropy
+from gradbatch.experiments.models import MODELS
 from gradbatch.experiments.text_models import BiLstm, Transformer, bilstm, transformer
 
 
@@ -27,6 +28,11 @@ def test_sizes_are_those_that_were_asked_for():
     gpt = transformer(InputSpec((64,), 65), 65)
     block = 2 * 256 + 129 * 384 + 129 * 128 + 129 * 512 + 513 * 128
     assert sum(weight.numel() for weight in gpt.parameters()) == (65 + 64) * 128 + 2 * block + 256 + 129 * 65
+    small = MODELS["small-bilstm"](InputSpec((100,), 500), 19)
+    assert (small.embedding.weight.shape, small.lstm.hidden_size, small.lstm.num_layers) == ((500, 50), 50, 2)
+    block = 2 * 128 + 65 * 192 + 65 * 64 + 65 * 256 + 257 * 64
+    small_gpt = MODELS["small-transformer"](InputSpec((64,), 65), 65)
+    assert sum(weight.numel() for weight in small_gpt.parameters()) == (65 + 64) * 64 + 2 * block + 128 + 65 * 65
     assert gpt(torch.zeros(2, 64, dtype=torch.long)).shape == (2, 64, 65)
     assert not [layer for model in (lstm, gpt) for layer in model.modules() if isinstance(layer, nn.Dropout)]
     assert lstm.lstm.dropout == 0

@@ -214,6 +214,23 @@ def test_until_the_horizon_the_rate_is_not_raised() -> None:
         for watched in (299, 300)
     ]
     assert scales == [1.0, pytest.approx(8.0)]
+    loud = known(variance=16000.0, slow=3.0, fast=1.0, watched=299)
+    assert answer(rule, loud, variance=16000.0, dataset_size=1600, batch_size=1600).lr_scale == pytest.approx(0.4)
+
+
+def test_towards_the_end_the_decrease_that_is_left_counts() -> None:
+    # Of a horizon of 800 samples 800, 400, 100 and none are left.
+    state = known(variance=4.0, slow=1.4, fast=1.0)
+    sizes, decreases = [], []
+    for budget in (900, 500, 200, 100, 50, None):
+        rule = gb.NoiseFloor(**WIDE | {"horizon": 0.5, "budget": budget})
+        decision = answer(rule, state, variance=4.0, dataset_size=1600)
+        sizes.append(decision.batch_size)
+        decreases.append(decision.numbers["decrease"])
+    assert decreases == pytest.approx([share * decreases[-1] for share in (1, 1 / 2, 1 / 8, 0, 0, 1)])
+    # A rate of 0.5 times a variance of 4, over 4 times the decrease; without any, as much as there is.
+    assert sizes == [round(2 / (4 * value)) if value else 1600 for value in decreases]
+    assert len(set(sizes)) == 4
 
 
 @given(st.floats(1e-4, 1.0), st.floats(1e-3, 10.0), st.floats(0.0, 10.0), st.floats(0.0, 0.9))
@@ -330,6 +347,7 @@ def test_no_group_was_measured() -> None:
         *[("decay", value) for value in (-0.1, 1.0, math.nan)],
         *[("growth", value) for value in (1.0, 0.5, math.nan, math.inf)],
         *[("min_decrease", value) for value in (-1e-9, math.nan, math.inf)],
+        *[("budget", value) for value in (0, -1, 1.5, True)],
         *[("max_lr_scale", value) for value in (0.5, -1.0, math.nan, math.inf)],
     ],
 )

@@ -105,14 +105,14 @@ class Results:
     def notes(self) -> list[str]:
         """What one has to know to read the table, in sentences."""
         notes = [
-            "Samples, updates and seconds are those to the first evaluation, at an epoch’s end, with that "
-            f"{self.metric.name}.",
+            "Samples, updates and seconds are those to the first evaluation, at an epoch’s end, with a score as good "
+            "as that.",
             "Runs may have shared the machine, so that seconds compare roughly.",
         ]
         if self.is_own_target and self.target is not None:
             notes.insert(
                 0,
-                f"{self._target_text} is the best test {self.metric.name} of the worst run, so that all reach it.",
+                f"{self._target_text} is the best test score of the worst run, so that all reach it.",
             )
         if self.seeds > 1:
             notes.append(f"Mean ± standard deviation over {self.seeds} seeds.")

@@ -87,7 +87,7 @@ class Metric:
             target: What is wanted.
 
         Returns:
-            Whether it is.
+            Whether it is at least as good.
         """
         return score >= target if self.is_higher_better else score <= target
 

@@ -82,8 +82,8 @@ def _loss(runs: Sequence[Run], names: Sequence[str], axis: str) -> FigureText:
 
 def _score(runs: Sequence[Run], names: Sequence[str], axis: str) -> FigureText:
     # Runs of several tasks are all drawn by what all have.
-    metrics = {run.metric.name: run.metric for run in runs}
-    metric, field = (runs[0].metric, "score") if len(metrics) == 1 else (ACCURACY, "accuracy")
+    is_one = len({run.metric.name for run in runs}) == 1
+    metric, field = (runs[0].metric, "score") if is_one else (ACCURACY, "accuracy")
     curves: list[Curve] = []
     later: list[Floats] = []
     for number, run in enumerate(runs):

@@ -109,7 +109,7 @@ def columns_of(metric: Metric) -> tuple[Column, ...]:
 
 
 def common_target(runs: Sequence[Run]) -> float | None:
-    """The score that every run reached: the best of the worst.
+    """The score that every run reached: the worst of their best scores. Runs without a score do not count.
 
     Args:
         runs: Complete ones, of one task.

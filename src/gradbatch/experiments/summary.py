@@ -19,7 +19,8 @@ class Summary:
         epochs: The same, in epochs.
         seconds: Time spent training.
         mean_batch_size: Samples per update.
-        final_score: What the task's metric said on the test set at the last evaluation; ``None`` before the first.
+        final_score: What the task's metric said on the test set at the last evaluation; ``None`` before the first, and
+            where it was not finite.
         best_score: The best on the test set.
     """
 
@@ -43,7 +44,6 @@ def summary_of(run: Run) -> Summary:
         Its summary.
     """
     last = run.steps[-1]
-    scores = run.scores
     return Summary(
         steps=len(run.steps),
         num_skipped=sum(bool(line.get("skipped")) for line in run.steps),
@@ -51,8 +51,8 @@ def summary_of(run: Run) -> Summary:
         epochs=last["epoch"],
         seconds=last["seconds"],
         mean_batch_size=last["samples_seen"] / len(run.steps),
-        final_score=scores[-1] if scores else None,
-        best_score=run.metric.best(scores),
+        final_score=run.evaluations[-1].get("test_score") if run.evaluations else None,
+        best_score=run.metric.best(run.scores),
     )
 
 
@@ -68,8 +68,9 @@ def summarize(folder: Path) -> str:
     run = read_run(folder)
     summary, write = summary_of(run), run.metric.write
     score = "not evaluated"
-    if summary.final_score is not None and summary.best_score is not None:
-        score = f"test {run.metric.name} {write(summary.final_score)} (best {write(summary.best_score)})"
+    if summary.best_score is not None:
+        final = "not finite" if summary.final_score is None else write(summary.final_score)
+        score = f"test {run.metric.name} {final} (best {write(summary.best_score)})"
     skipped = f" ({summary.num_skipped:,} skipped)" if summary.num_skipped else ""
     return (
         f"{score}, {summary.epochs:.4g} epochs, {summary.steps:,} steps{skipped}, {summary.samples:,} samples, "

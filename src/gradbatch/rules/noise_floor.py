@@ -7,7 +7,7 @@ from typing import TypedDict
 
 from gradbatch._types import Decision, Progress, Rule, Statistics
 from gradbatch.estimators import DebiasedEma, Ema, RunningMean, grown
-from gradbatch.rules._check import check_above, check_bounds, check_decay, check_from, check_positive
+from gradbatch.rules._check import check_above, check_at_least, check_bounds, check_decay, check_from, check_positive
 from gradbatch.rules._groups import averages_of, parts_of, with_groups, with_rates
 from gradbatch.rules._sizes import largest_size, ratio
 
@@ -60,6 +60,10 @@ class NoiseFloor(Rule[NoiseFloorState]):
     On a quadratic loss that keeps $s\,\eta_\text{eff}h\le1$ along the gradient. Where the batch is as large as
     it can be, the rate is divided by what is missing.
 
+    Where it is known after how many samples training ends, and $R<H$ of them are left, $D\,R/H$ takes the place of
+    $D$: the floor is to be below what the loss can still fall by. That takes noise away towards the end, as a decay of
+    the learning rate does.
+
     Adam's update is $-\eta\,p_d\,\bar g_d$ with $p_d=1/(\sqrt{\hat v_d}+\epsilon)$: the same holds with $\eta p_d$ for
     the rate of each direction, so that $\sum_dp_d\operatorname{var}_d$ and $\sum_dp_dG_d^2$ take the places of
     $\operatorname{tr}\Sigma$ and $\|G\|^2$, and $\eta_\text{eff}=\eta$.
@@ -79,6 +83,7 @@ class NoiseFloor(Rule[NoiseFloorState]):
 
     Attributes:
         horizon: $H$, in epochs.
+        budget: Samples of the whole training, where that is known; ``None`` for no end in sight.
         min_batch_size: $B_\min$, in samples.
         max_batch_size: Largest size, in samples; the data set is a bound, too.
         max_lr_scale: The most that the rate is multiplied or divided by, at least 1; 1 leaves the rate alone.
@@ -90,6 +95,7 @@ class NoiseFloor(Rule[NoiseFloorState]):
     """
 
     horizon: float = 1.0
+    budget: int | None = None
     min_batch_size: int = 16
     max_batch_size: int = 4096
     max_lr_scale: float = 8.0
@@ -101,6 +107,8 @@ class NoiseFloor(Rule[NoiseFloorState]):
 
     def __post_init__(self) -> None:
         check_positive("horizon", self.horizon)
+        if self.budget is not None:
+            check_at_least("budget", self.budget, 1)
         check_bounds(self.min_batch_size, self.max_batch_size)
         check_from("max_lr_scale", self.max_lr_scale, 1)
         check_decay(self.decay)
@@ -133,7 +141,7 @@ class NoiseFloor(Rule[NoiseFloorState]):
         averaged = self._average(variances, signals, statistics, progress, state)
         noise, signal = (_pace(averages, progress) for averages in (averaged["variances"], averaged["signals"]))
         loss = averaged["fast"]
-        decrease = max(averaged["slow"] - loss, self.min_decrease * abs(loss))
+        decrease = max(averaged["slow"] - loss, self.min_decrease * abs(loss)) * self._share_ahead(progress)
         if not (math.isfinite(noise) and math.isfinite(signal) and math.isfinite(decrease)):
             return _held("numbers too large to divide", progress, state), state
         is_known = averaged["watched"] >= self.horizon * progress.dataset_size
@@ -176,6 +184,13 @@ class NoiseFloor(Rule[NoiseFloorState]):
             signals.append(sqnorm - variance / statistics.num_samples if is_known else math.nan)
         return variances or [math.nan], signals or [math.nan]
 
+    def _share_ahead(self, progress: Progress) -> float:
+        """How much of the horizon is left to train: 1 with no end in sight."""
+        if self.budget is None:
+            return 1.0
+        left = self.budget - progress.samples_seen
+        return max(0.0, min(1.0, left / (self.horizon * progress.dataset_size)))
+
     def _size(self, wanted: float, progress: Progress) -> int:
         """The next size: what is wanted, within bounds and not too much larger than now."""
         most = min(grown(progress.batch_size, self.growth), largest_size(self.max_batch_size, progress))
@@ -183,7 +198,7 @@ class NoiseFloor(Rule[NoiseFloorState]):
         return round(max(self.min_batch_size, min(wanted, most)))
 
     def _most(self, noise: float, signal: float, loss: float) -> float:
-        """The most that the rate may be multiplied by, so that a step takes no more than twice the loss."""
+        """The most that the rate may be multiplied by: a step takes at most twice the loss; 1 without a guard."""
         if not self.guard or loss <= 0:
             return 1.0
         step = max(signal, 0.0) + noise / self.min_batch_size

@@ -2,6 +2,7 @@
 
 from gradbatch.experiments.reproduce.experiment import Claim, Experiment, Table, Verdict
 from gradbatch.experiments.reproduce.index import index_of
+from gradbatch.experiments.reproduce.pages import page_of, results_of
 from gradbatch.experiments.reproduce.trial import trial
 from gradbatch.sinks.jsonl import JsonlSink
 
@@ -44,6 +45,14 @@ def test_claims_stand_under_what_became_of_them(tmp_path):
     assert row == "| [Dba](dba.md) | It holds. | It in part. | It does not hold. | 2 |"
 
 
+def test_the_page_says_when_a_claim_holds(tmp_path):
+    own = experiment("dba", "in part")
+    run(own, tmp_path, "full")
+    lines = page_of(own, "full", results_of(own, "full", tmp_path)).text.splitlines()
+    assert "| claim | verdict | what we see | it holds if |" in lines
+    assert "| It in part. | **in part** | seen | it does |" in lines
+
+
 def test_claims_wait_for_all_full_runs(tmp_path):
     begun, quick, none = experiment("begun", "holds"), experiment("quick", "holds"), experiment("none", "holds")
     run(begun, tmp_path, "full", seeds=(0,))
@@ -58,7 +67,7 @@ def test_pages_without_claims_are_linked_and_summaries_shown(tmp_path):
     summary = Table(caption="In short.", head=["rule"], rows=[["cabs"]])
     own = experiment("plain", summary=lambda results: [summary])
     text = index_of([own], tmp_path)
-    assert "More pages: Plain." in text
+    assert "Plain" not in text
     assert "cabs" not in text  # nothing was run that a summary could be of
     run(own, tmp_path, "full")
     text = index_of([own], tmp_path)

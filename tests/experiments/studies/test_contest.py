@@ -1,3 +1,4 @@
+import math
 from collections import Counter
 
 import pytest
@@ -34,6 +35,13 @@ def test_what_is_cut_short_is_a_comparison_over_all_tasks_with_sgd_and_one_seed(
     assert sorted(begun, key=lambda own: (own[0], own[1] == "adam")) == begun
     first = {trial.place["task"] for trial in full if (trial.place["seed"], trial.place["optimizer"]) == (0, "sgd")}
     assert first == set(BENCHES)
+
+
+def test_runs_are_evaluated_as_often_as_is_said(full):
+    for trial in full:
+        settings, bench = trial.settings, BENCHES[trial.place["task"]]
+        assert math.ceil(settings.samples / settings.evaluate_every) == bench.evaluations
+        assert bench.evaluations * settings.evaluate_every >= settings.samples
 
 
 def test_no_two_trials_are_one(full):

@@ -56,6 +56,9 @@ def test_regret_is_in_points_at_the_same_rate(field):
 def test_chance_is_the_median_deviation_over_seeds(field):
     # 0.87 and 0.89 are all that has two seeds: 2 points apart, with a standard deviation of 2 / sqrt(2)
     assert field.seed_deviation() == pytest.approx(math.sqrt(2))
+    pairs = [(16, 0.01), (64, 0.02), (256, 0.3)]
+    several = [constant(scored(0.6 + sign * x), lr=0.01, size=n) for n, x in pairs for sign in (-1, 1)]
+    assert Field.of(results(*several), "digits", "sgd").seed_deviation() == pytest.approx(2 * math.sqrt(2))
     one_seed = Field.of(results(constant(scored(0.8), lr=0.01, size=16)), "digits", "sgd")
     assert math.isnan(one_seed.seed_deviation())
     losses = results(rule(scored(2.0), lr=0.01, task="shakespeare"), rule(scored(2.2), lr=0.01, task="shakespeare"))

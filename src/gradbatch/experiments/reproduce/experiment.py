@@ -68,7 +68,7 @@ class Claim:
 
     Attributes:
         text: A sentence.
-        criterion: When it counts as true, ends a sentence that begins with "holds if".
+        criterion: When it counts as true: what follows "it holds if".
         judge: The verdict, from the numbers alone.
     """
 

@@ -43,7 +43,7 @@ def index_of(experiments: Iterable[Experiment], results: Path) -> str:
         if own.results.num_run
     ]
     judged = [_row(experiment, own) for experiment, own in found if experiment.claims]
-    others = ", ".join(_linked(experiment, own) for experiment, own in found if not experiment.claims)
+    others = "; ".join(_linked(*pair) for pair in found if not pair[0].claims and pair[1].results.num_run)
     parts = (
         "# What holds, and what to use",
         _LEAD,
@@ -79,12 +79,15 @@ def _progress(found: Drawn) -> str:
 
 _ANSWERS = ("holds", "in part", "does not hold")
 _LEAD = (
-    "Claims of papers, and of ours, put to the test with this library on public data. Verdicts and numbers are "
-    "computed from the raw logs in `results/`, never typed; the pages behind the links say what we see, beside the "
-    "papers' numbers, and with which commands."
+    "Claims of papers, and of ours, put to the test with this library on public data. Verdicts and the numbers in "
+    "tables are computed from the raw logs in `results/`, never typed; the pages behind the links show what we see "
+    "beside the "
+    "papers' numbers, and the commands that repeat it."
 )
 _FOOT = (
-    "A claim that stands nowhere in the table waits for runs. *Quick* runs only show that the machinery works. "
+    "A claim that stands nowhere in the table is open: it waits for runs, or they do not decide it; its page says "
+    "which. "
+    "*Quick* runs only show that the machinery works. "
     "`gradbatch reproduce NAME --scale full` runs one anew or goes on with it, `gradbatch reproduce all --draw` draws "
     "these pages from the committed logs; a page's file name is its NAME."
 )

@@ -182,7 +182,11 @@ def _claims_table(experiment: Experiment, scale: Scale, results: Results) -> str
     return table(("claim", "verdict", "what we see", "it holds if"), rows)
 
 
-_IN_PART = "*A claim of several parts holds in part where some of them do.*"
+_IN_PART = (
+    "*In part: it holds for some of what it names (stops, rates, networks, places, subjects), unless its last column "
+    "says "
+    "otherwise.*"
+)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

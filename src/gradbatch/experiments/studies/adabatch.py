@@ -249,19 +249,19 @@ _SHARED = "One run at a time, but with whatever else the machine did: seconds ar
 _CLAIMS = (
     _judge(
         "AdaBatch is as accurate as the fixed small batch.",
-        "its best accuracy is at most a point lower",
+        "AdaBatch's best accuracy is at most a point lower",
         lambda runs: _mean_best(runs[_ADA]) >= _mean_best(runs[_SMALL]) - 0.01,
         _say_accuracies,
     ),
     _judge(
         "AdaBatch is more accurate than the fixed large batch.",
-        "its best accuracy is higher",
+        "AdaBatch's best accuracy is higher",
         lambda runs: _mean_best(runs[_ADA]) > _mean_best(runs[_LARGE]),
         _say_accuracies,
     ),
     _judge(
         "Epochs get faster as the batch grows.",
-        "those of the last stage are 1.1 times as fast as those of the first (times are rough)",
+        "AdaBatch's epochs are more than 1.1 times as fast in its last stage as in its first (times are rough)",
         lambda runs: _gain(runs) > 1.1,
         _say_times,
     ),

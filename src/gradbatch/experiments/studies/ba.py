@@ -202,7 +202,9 @@ def judge_late_rise(optimizer: str, **place: Any) -> Claim:
 
     return Claim(
         text=f"BA-{optimizer}'s batches stay near 32 early and grow late.",
-        criterion="with each stop, the mean size is below 40 in the first quarter and 1.5 times as large in the last",
+        criterion="with each stop, the mean size is below 40 in the first quarter of the samples and more than 1.5 "
+        "times "
+        "as large in the last",
         judge=judge,
     )
 
@@ -234,7 +236,7 @@ def judge_growth(**place: Any) -> Claim:
 
     return Claim(
         text="BA-SGD's batches grow larger than BA-Momentum's.",
-        criterion="with each stop, the mean size in the last quarter is 1.1 times as large",
+        criterion="with each stop, BA-SGD's mean size in the last quarter is more than 1.1 times BA-Momentum's",
         judge=judge,
     )
 
@@ -316,7 +318,9 @@ EXPERIMENTS: Sequence[Experiment] = (
             judge_growth(network=_SMALL),
             Claim(
                 text="It is the overshooting steps that make BA-SGD's batches grow.",
-                criterion="sizes grow beyond 40, and stay below it where an overshooting batch is accepted",
+                criterion="with the paper's stop, the mean size in the last quarter is above 40 (open if not), and "
+                "below 40 where "
+                "an overshooting batch is accepted",
                 judge=_judge_cause,
             ),
         ),

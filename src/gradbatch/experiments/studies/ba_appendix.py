@@ -170,7 +170,9 @@ def _judge_spread(name: str, text: str, *, low: float, high: float, **place: Any
         checks = [low <= value <= high for value in ratios.values()]
         return Verdict(answer_of(checks), f"measured over predicted ({name.removeprefix('ratio, ')}): {texts}")
 
-    return Claim(text=text, criterion=f"measured over predicted is between {low:.3g} and {high:.3g}", judge=judge)
+    where = "" if place else "at each place, "
+    criterion = f"{where}the measured spread is {low:.3g} to {high:.3g} times the predicted one, a mean over batches"
+    return Claim(text=text, criterion=criterion, judge=judge)
 
 
 def _judge_mean(results: Results) -> Verdict:
@@ -211,7 +213,8 @@ EXPERIMENTS: Sequence[Experiment] = (
             ),
             Claim(
                 text="A batch predicts the mean decrease well.",
-                criterion="at each place, predicted over measured is between 0.9 and 1.1",
+                criterion="at each place, the mean over batches of what they predict is 0.9 to 1.1 times the "
+                "measured mean",
                 judge=_judge_mean,
             ),
             _judge_spread(_RATIOS[0], "With the exact covariance the predicted spread is right.", low=0.8, high=1.25),

@@ -200,12 +200,12 @@ EXPERIMENTS: Sequence[Experiment] = (
         claims=(
             Claim(
                 text="Exact and diagonal covariance give the same trend.",
-                criterion="with each stop, final losses and mean sizes are at most 1.5 times apart",
+                criterion="with each stop, final training losses and mean sizes are less than 1.5 times apart",
                 judge=_judge_trend,
             ),
             Claim(
                 text="The two variances are about the same.",
-                criterion="they are at most 2 times apart all along the run",
+                criterion="they are less than 2 times apart in every stretch of the run",
                 judge=_judge_variance,
             ),
         ),

@@ -110,7 +110,7 @@ def _judge_well(results: Results) -> Verdict:
         return Verdict("open", "not run")
     texts = ", ".join(f"{v} at {lr:g}: {loss:.3g}" for (v, lr), loss in losses.items())
     checks = [loss < _WELL for loss in losses.values()]
-    return Verdict(answer_of(checks), f"final training losses, to be below {_WELL:.2g}: {texts}")
+    return Verdict(answer_of(checks), f"final training losses, to be below {_WELL:.3g}: {texts}")
 
 
 def _judge_failing(results: Results) -> Verdict:
@@ -120,7 +120,7 @@ def _judge_failing(results: Results) -> Verdict:
         return Verdict("open", "not run")
     texts = ", ".join(f"{v} {loss:.3g}" for v, loss in losses.items())
     checks = [loss > _BADLY for loss in losses.values()]
-    return Verdict(answer_of(checks), f"final training losses at 0.05, to be above {_BADLY:.2g}: {texts}")
+    return Verdict(answer_of(checks), f"final training losses at 0.05, to be above {_BADLY:.3g}: {texts}")
 
 
 def _judge_faster(results: Results) -> Verdict:
@@ -268,17 +268,17 @@ EXPERIMENTS: Sequence[Experiment] = (
         claims=(
             Claim(
                 text="BA-Momentum trains well at rates from 0.005 to 0.02.",
-                criterion=f"all final training losses are below {_WELL:.2g}, a tenth of that of a guess",
+                criterion=f"all final training losses are below {_WELL:.3g}, a tenth of that of a guess",
                 judge=_judge_well,
             ),
             Claim(
                 text="The larger of these rates ends with the lower loss.",
-                criterion="with each stop, the loss falls from each rate to the next",
+                criterion="with each stop, the final training loss falls from each rate to the next larger one",
                 judge=_judge_faster,
             ),
             Claim(
                 text="At 0.05 training fails, with BA and with Mini-32.",
-                criterion=f"all final training losses are above {_BADLY:.2g}, half of that of a guess",
+                criterion=f"all final training losses are above {_BADLY:.3g}, half of that of a guess",
                 judge=_judge_failing,
             ),
         ),
@@ -296,12 +296,12 @@ EXPERIMENTS: Sequence[Experiment] = (
         claims=(
             Claim(
                 text="The boom of the batch size comes earlier at larger rates.",
-                criterion="with each stop, it comes earlier at each rate than at the next smaller one",
+                criterion="with each stop, it comes earlier at 0.01 than at 0.005 and earlier still at 0.02",
                 judge=_judge_earlier,
             ),
             Claim(
                 text="The boom coincides with the plateau of Mini-32-Momentum.",
-                criterion="with each stop and at each rate, they are at most a tenth of the run apart",
+                criterion="with each stop, at each rate up to 0.02, they are at most a tenth of the run apart",
                 judge=_judge_together,
             ),
         ),

@@ -218,7 +218,7 @@ def judge_level(optimizer: str, *, within: float, score: str, **place: Any) -> C
 
     return Claim(
         text=f"BA-{optimizer}'s best {score} is level with that of the best fixed batch.",
-        criterion=f"with each stop it lies at most {100 * within:g} points below",
+        criterion=f"with each stop, it lies less than {100 * within:g} points below",
         judge=judge,
     )
 
@@ -251,7 +251,7 @@ def judge_loss_rank(text: str, optimizer: str, *, rank: int, **place: Any) -> Cl
     Args:
         text: The claim.
         optimizer: Of `MOMENTA`.
-        rank: The worst place among the other variants and BA that still counts, 1 for the lowest loss, or 2.
+        rank: The worst place among the other variants and BA that still counts, 1 for the lowest loss.
         **place: Where in the tables.
 
     Returns:
@@ -272,8 +272,9 @@ def judge_loss_rank(text: str, optimizer: str, *, rank: int, **place: Any) -> Cl
         evidence = "final training losses: " + ", ".join(f"{name} {loss:.3g}" for name, loss in ordered)
         return Verdict(answer_of([math.isfinite(ours[name]) and places[name] <= rank for name in ours]), evidence)
 
-    others = {1: "no other variant ends", 2: "at most one other variant ends"}[rank]
-    return Claim(text=text, criterion=f"with each stop, {others} with a lower loss", judge=judge)
+    most = "none" if rank == 1 else f"at most {rank - 1}"
+    criterion = f"with each stop, of the fixed batches and Manual {most} ends with a lower training loss"
+    return Claim(text=text, criterion=criterion, judge=judge)
 
 
 def _waiting_text(waiting: Sequence[str]) -> str:

@@ -23,7 +23,7 @@ class Bench:
         chance: The score of a model that knows nothing, which stands for a run that diverged.
         seeds: Runs of each contender.
         sizes: Constant batch sizes.
-        evaluations: Number of them in the budget, as many samples apart.
+        evaluations: How often a run is evaluated, at equal distances in samples.
     """
 
     name: str

@@ -107,8 +107,8 @@ def _judge_speed(margin: float) -> Claim:
 
     return Claim(
         text="At the authors' learning rate CABS needs fewer samples than the best constant batch.",
-        criterion=f"with each second moment, it needs a tenth fewer to {100 * margin:g} points below the best constant "
-        "batch's accuracy",
+        criterion="with each second moment, it needs less than 0.9 times the samples of the fastest constant batch, to "
+        f"{100 * margin:g} points below the best accuracy of any constant batch",
         judge=judge,
     )
 
@@ -178,19 +178,20 @@ def _experiment(study: _Study) -> Experiment:
             _judge_speed(study.margin),
             Claim(
                 text="CABS' final accuracy depends less on the learning rate than that of any constant batch.",
-                criterion="with each second moment, it differs less between rates than that of every constant batch "
-                "that learned",
+                criterion=f"with each second moment, it comes to more than {300 * CHANCE:g} % on average over the "
+                "rates, and differs less between them than that of every constant batch that came so far",
                 judge=_judge_sensitivity,
             ),
             Claim(
                 text="CABS' batch stays at its minimum for long, then grows more than tenfold, then shrinks again.",
-                criterion="with each second moment, the mean of the first quarter is below 32, and later the size "
-                "halves at least (in part: it more than doubles)",
+                criterion="with each second moment, the mean size is below 32 in the first quarter of the updates, the "
+                "largest is above 160, ten times the minimum, and a later one is below half of that (in part: with one "
+                "at least, the largest above 32)",
                 judge=_judge_course,
             ),
             Claim(
                 text="The exact second moment asks for other sizes than the authors' approximation.",
-                criterion="the mean sizes are 1.25 times apart",
+                criterion="the mean sizes of the long runs are more than 1.25 times apart",
                 judge=_judge_moments,
             ),
         ),

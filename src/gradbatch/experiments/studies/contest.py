@@ -1,5 +1,6 @@
 """Who takes part in the comparison of rules: constant batches, the same with a cosine decay, and every rule."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -12,6 +13,7 @@ __all__ = ["RULES", "contest"]
 
 RULES: Mapping[str, Mapping[str, Any]] = {
     "noise-floor": {"rule": "noise-floor"},
+    "noise-floor, the budget known": {"rule": "noise-floor", "set": ("budget={samples}",)},
     "noise-floor, the rate left alone": {"rule": "noise-floor", "set": ("max_lr_scale=1",)},
     "cabs": {"rule": "cabs"},
     "cabs, with momentum": {"rule": "cabs", "set": ("with_momentum=true",)},
@@ -25,10 +27,13 @@ RULES: Mapping[str, Mapping[str, Any]] = {
     "loss-ratio": {"rule": "loss-ratio"},
     "goodput": {"rule": "goodput"},
     "adascale": {"rule": "adascale", "batch_size": 128},
-    "adabatch": {"rule": "adabatch"},
-    "divebatch": {"rule": "divebatch"},
+    "adabatch": {"rule": "adabatch", "set": ("interval={interval}",)},
+    "divebatch": {"rule": "divebatch", "set": ("interval={interval}",)},
 }
-"""Rules with their defaults, and what their runs set. All begin with 32 samples but for those that say otherwise."""
+"""Rules with their defaults, and what their runs set. All begin with 32 samples but for those that say otherwise.
+
+In braces stand the budget, and a fifth of it in epochs for rules that would plan for 100 or 300 epochs.
+"""
 
 _ONLY_SGD = ("ba", "ba, as in the code", "cabs, with momentum", "adascale")
 """Rules that are about SGD's step, or whose momentum Adam has not."""
@@ -69,8 +74,7 @@ def _trials(bench: Bench, optimizer: str, rates: Sequence[float], seed: int) -> 
     for name, settings in RULES.items():
         if optimizer == "sgd" or name not in _ONLY_SGD:
             for rate in rates:
-                own = _stretched(settings, bench)
-                yield _trial(bench, optimizer, rate, seed, {"kind": "rule", "rule": name}, **own)
+                yield _trial(bench, optimizer, rate, seed, {"kind": "rule", "rule": name}, **_planned(settings, bench))
 
 
 def _quick(bench: Bench) -> Iterator[Trial]:
@@ -94,14 +98,12 @@ def _trial(bench: Bench, optimizer: str, rate: float, seed: int, place: Mapping[
         **({"momentum": 0.9} if optimizer == "sgd" else {}),
         **changes,
     }
-    settings["evaluate_every"] = settings["samples"] // bench.evaluations
+    settings["evaluate_every"] = math.ceil(settings["samples"] / bench.evaluations)
     where = {"task": bench.name, "optimizer": optimizer, "lr": rate, **place}
     return trial(place=where, seed=seed, **settings)
 
 
-def _stretched(settings: Mapping[str, Any], bench: Bench) -> dict[str, Any]:
-    """Rules that plan by epochs plan for 100 or 300 of them; here, for those of the budget."""
-    found = dict(settings)
-    if settings["rule"] in ("adabatch", "divebatch"):
-        found["set"] = (f"interval={max(1, round(bench.samples / bench.train_samples / 5))}",)
-    return found
+def _planned(settings: Mapping[str, Any], bench: Bench) -> dict[str, Any]:
+    """A rule's settings with the budget of the task in them."""
+    plan = {"samples": bench.samples, "interval": max(1, round(bench.samples / bench.train_samples / 5))}
+    return {**settings, "set": tuple(text.format(**plan) for text in settings.get("set", ()))}

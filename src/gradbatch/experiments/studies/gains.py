@@ -9,17 +9,19 @@ from gradbatch.experiments.studies.standings import Field
 __all__ = ["against", "matched", "mean_of", "spread_ratio", "update_ratio"]
 
 
-def matched(field: Field, rule: str) -> float:
+def matched(field: Field, rule: str, *, kind: str = "none") -> float:
     """Regret against the best constant batch at the same rate, a mean over the rates.
 
     Args:
         field: The task.
         rule: A name of `RULES`.
+        kind: ``"none"`` for a constant rate, ``"cosine"`` for one that decays.
 
     Returns:
         In the units of `Bench.loss_of`; below 0 the rule gains.
     """
-    return mean_of(field.regrets(rule)) if _is_known(field, rule) else math.nan
+    is_known = _is_known(field, rule) and field.has(kind=kind)
+    return mean_of(field.regrets(rule, kind)) if is_known else math.nan
 
 
 def against(field: Field, rule: str, *, kind: str) -> float:

@@ -80,8 +80,8 @@ def _chance(field: Field) -> str:
     if math.isnan(deviation):
         return ""
     return (
-        f" Over seeds the score of a contender has a standard deviation of {deviation:.2f} {field.bench.unit} (the "
-        "median over contenders and rates)."
+        f" One run's score has a standard deviation over seeds of {deviation:.2f} {field.bench.unit} (the median over "
+        "contenders and rates); a cell is a mean over seeds."
     )
 
 

@@ -143,7 +143,11 @@ def _judge(text: str, criterion: str, pairs: Sequence[tuple[str, str]], holds: C
             texts.append(f"{subject}: " + ", ".join(f"{name} {factor:.2f} times" for name, factor in factors.items()))
         return Verdict(answer_of(flags), "; ".join(texts))
 
-    return Claim(text=text, criterion=f"on each subject, the median over rounds is {criterion}", judge=judge)
+    return Claim(
+        text=text,
+        criterion=f"on each subject, the ratio of the two times, its median over rounds, is {criterion}",
+        judge=judge,
+    )
 
 
 _ABOUT = """

@@ -145,11 +145,19 @@ class Field:
         sign = 1 if self.bench.metric.is_higher_better else -1
         return max(standings, key=lambda one: sign * one.validation, default=None)
 
-    def regrets(self, rule: str) -> list[float]:
-        """What a rule loses at each rate against the best constant batch there; below 0 where it gains."""
+    def regrets(self, rule: str, kind: str = "none") -> list[float]:
+        """What a rule loses at each rate against the best constant batch there; below 0 where it gains.
+
+        Args:
+            rule: A name of `RULES`.
+            kind: ``"none"`` or ``"cosine"``, the schedule of the constant batch's rate.
+
+        Returns:
+            In the units of `Bench.loss_of`.
+        """
         losses = []
         for standing in self.over_rates(kind="rule", rule=rule):
-            constant = self.best_constant(standing.rate)
+            constant = self.best_constant(standing.rate, kind)
             if constant is not None:
                 losses.append(self.bench.loss_of(standing.test, constant.test))
         return losses
@@ -176,7 +184,10 @@ class Field:
         return next((cost for cost, score in pairs if sign * score >= sign * target), math.nan)
 
     def seed_deviation(self) -> float:
-        """How much chance there is in a score: its standard deviation over seeds, the median over all contenders.
+        """How much chance there is in a run: its score's standard deviation over seeds.
+
+        It is the median over contenders at each rate, constant batches of all sizes among them; with three seeds that
+        is about a sixth too small.
 
         Returns:
             In the units of `Bench.loss_of`; nan where nothing has two seeds.
