@@ -2,7 +2,7 @@ from experiments.reproduce.outcomes import outcome, results
 from gradbatch.experiments.reproduce.experiment import Plot, Table
 from gradbatch.experiments.studies.ba_relation import EXPERIMENTS
 
-(RELATION,) = EXPERIMENTS
+RELATION, FIGURE2 = EXPERIMENTS
 CODE = "BA, code's stop"
 
 
@@ -18,15 +18,18 @@ def at(optimizer, **runs):
 def test_claims_are_judged_for_each_optimizer():
     fixed = {f"mini{n}": run(0.8 - n / 1000, loss=n / 100) for n in (32, 64, 128, 256)}
     found = results(*at("Momentum", code=run(0.76, loss=0.1), **fixed), *at("SGD", code=run(0.7, loss=0.5), **fixed))
-    answers = [claim.judge(found).answer for claim in RELATION.claims]
+    claims = (*RELATION.claims, *FIGURE2.claims)
+    answers = [claim.judge(found).answer for claim in claims]
     # The course of a hand-made outcome ends with batches of 64.
-    assert answers == ["holds", "does not hold", "holds", "holds", "holds", "does not hold", "does not hold"]
-    assert {claim.judge(results()).answer for claim in RELATION.claims} == {"open"}
+    assert answers == ["holds", "does not hold", "holds", "holds", "does not hold", "holds", "does not hold"]
+    assert {claim.judge(results()).answer for claim in claims} == {"open"}
 
 
-def test_the_page_has_scores_losses_and_sizes():
-    blocks = RELATION.blocks(results(*at("Momentum", code=run(0.76), mini32=run(0.7))))
-    assert [type(block) for block in blocks] == [Table, Plot, Plot, Table]
+def test_the_pages_have_scores_sizes_and_losses():
+    found = results(*at("Momentum", code=run(0.76), mini32=run(0.7)))
+    blocks = RELATION.blocks(found)
+    assert [type(block) for block in blocks] == [Table, Plot, Table]
+    assert [type(block) for block in FIGURE2.blocks(found)] == [Plot]
     assert blocks[0].rows[0][1] == "89.02 / **70.00** / 70.00"
     assert blocks[0].rows[0][2] == "75.13 / **–** / –"
 
