@@ -107,8 +107,9 @@ def _advice(results: Results) -> list[Block]:
         f"with SGD: {', '.join(own.bench.name for own in fields)}. "
         "The first two columns are what is lost, in points of accuracy (per cent of a loss); below 0 the rule gains. "
         "The last two are shares of what the best constant batch has: the spread over a 30-fold range of learning "
-        "rates, and the updates. Rules have their defaults; the constant batches were searched for. See [the page of "
-        "the comparison](regret.md), also for what `noise-floor` was developed on."
+        "rates, and the updates. Rules have their defaults; the constant batches were searched for. Whoever knows the "
+        "budget knows when training ends, as a cosine decay does and a constant rate does not. See [the page of the "
+        "comparison](regret.md), also for what `noise-floor` was developed on."
     )
     best = sorted(rows, key=lambda own: own[0])[:_SHOWN]
     table = Table(caption=caption, head=["rule", *numbers], rows=[row for _, row in best])
