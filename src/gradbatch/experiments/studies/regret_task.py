@@ -20,7 +20,15 @@ __all__ = ["OPTIMIZERS", "plain", "task_blocks"]
 
 OPTIMIZERS = {"sgd": "SGD with momentum 0.9", "adam": "Adam"}
 
-_DRAWN = ("noise-floor", "noise-floor, the rate left alone", "cabs", "ba", "divebatch", "simigrad", "noise-scale")
+_DRAWN = (
+    "noise-floor",
+    "noise-floor, the budget known",
+    "noise-floor, the rate left alone",
+    "cabs",
+    "ba",
+    "divebatch",
+    "simigrad",
+)
 """Rules in the figures, which hold no more."""
 
 _SHOWN = 0.12
