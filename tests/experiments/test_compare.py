@@ -224,7 +224,10 @@ def test_nonsense_is_refused_before_anything_is_made(tmp_path, changes, message)
 
 
 def test_a_target_in_bits_may_be_above_one(tmp_path):
-    Comparison(folder=tmp_path / "c", rules="fixed", target=2.5, settings={"task": "shakespeare"})
+    values = {"folder": tmp_path / "c", "rules": "fixed", "target": 2.5}
+    assert Comparison(**values, settings={"task": "shakespeare"}).target == 2.5
+    with pytest.raises(InvalidInputError, match="at most 1, got 2.5"):
+        Comparison(**values, settings={"task": "semeval"})
 
 
 def test_data_that_is_missing_is_said_once_and_nothing_is_made(tmp_path, monkeypatch):

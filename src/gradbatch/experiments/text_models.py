@@ -10,32 +10,33 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from gradbatch.errors import InvalidInputError
 from gradbatch.experiments.data import InputSpec
 
-__all__ = ["bilstm", "small_bilstm", "small_transformer", "transformer"]
+__all__ = ["bilstm", "transformer"]
 
 _PADDING = 0
 """The token that fills a text up; all of it lies at the end."""
 
 
-def bilstm(inputs: InputSpec, num_classes: int) -> nn.Module:
-    """A classifier of texts: the maximum over time of two bidirectional LSTM layers of 100 units a direction.
+def bilstm(inputs: InputSpec, num_classes: int, *, units: int = 100) -> nn.Module:
+    """A classifier of texts: the maximum over time of two bidirectional LSTM layers.
 
     After Zhang and Wang 2015 (arXiv:1508.01006), who classify the relations of SemEval-2010 task 8 by the maximum over
-    time of a bidirectional recurrent network. Word vectors of 100 numbers are learned from scratch, and nothing is
-    dropped out, which would add a noise of its own to the gradients that rules listen to.
+    time of a bidirectional recurrent network. Word vectors are learned from scratch, and nothing is dropped out, which
+    would add a noise of its own to the gradients that rules listen to.
 
     Args:
         inputs: Texts of tokens, of which 0 is padding at the end.
         num_classes: Number of outputs.
+        units: Of a layer in a direction, and numbers in a word vector.
 
     Returns:
         The model, from tokens [B, T] to [B, num_classes].
     """
     _require_tokens("bilstm", inputs)
-    return BiLstm(inputs.num_tokens, num_classes, width=100, units=100)
+    return BiLstm(inputs.num_tokens, num_classes, width=units, units=units)
 
 
-def transformer(inputs: InputSpec, num_classes: int) -> nn.Module:
-    """A small GPT of characters: two layers of width 128 and four heads.
+def transformer(inputs: InputSpec, num_classes: int, *, width: int = 128) -> nn.Module:
+    """A small GPT of characters: two layers with four heads.
 
     Pre-norm, GELU, learned positions, as GPT-2, and drawn as GPT-2: normal with deviation 0.02, divided by the square
     root of the number of residual branches in the layers that end one; biases 0. The output layer is one of its own,
@@ -46,44 +47,13 @@ def transformer(inputs: InputSpec, num_classes: int) -> nn.Module:
     Args:
         inputs: Texts of tokens, all of the same length.
         num_classes: Number of outputs for each position; for text, the number of tokens.
+        width: Of the layers, a multiple of four.
 
     Returns:
         The model, from tokens [B, T] to [B, T, num_classes]; position t sees the tokens up to t.
     """
     _require_tokens("transformer", inputs)
-    return Transformer(inputs, num_classes, width=128, heads=4, depth=2)
-
-
-def small_bilstm(inputs: InputSpec, num_classes: int) -> nn.Module:
-    """`bilstm` with word vectors of 50 numbers and 50 units a direction.
-
-    Ours, for experiments of many runs on few cores.
-
-    Args:
-        inputs: Texts of tokens, of which 0 is padding at the end.
-        num_classes: Number of outputs.
-
-    Returns:
-        The model, from tokens [B, T] to [B, num_classes].
-    """
-    _require_tokens("small-bilstm", inputs)
-    return BiLstm(inputs.num_tokens, num_classes, width=50, units=50)
-
-
-def small_transformer(inputs: InputSpec, num_classes: int) -> nn.Module:
-    """`transformer` with layers of half its width, 64.
-
-    Ours, for experiments of many runs on few cores.
-
-    Args:
-        inputs: Texts of tokens, all of the same length.
-        num_classes: Number of outputs for each position; for text, the number of tokens.
-
-    Returns:
-        The model, from tokens [B, T] to [B, T, num_classes]; position t sees the tokens up to t.
-    """
-    _require_tokens("small-transformer", inputs)
-    return Transformer(inputs, num_classes, width=64, heads=4, depth=2)
+    return Transformer(inputs, num_classes, width=width, heads=4, depth=2)
 
 
 class BiLstm(nn.Module):

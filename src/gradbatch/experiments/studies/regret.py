@@ -224,8 +224,8 @@ begin with 32 samples (DBA and AdaScale with 128) and keep their defaults; those
 the budget at a time, but for one epoch at least. A run that diverged counts as a model that knows nothing. What was
 developed on what: `noise-floor` is our own rule; its equations, horizon and bounds were chosen on validation scores of
 digits, mnist-1%, mnist and Fashion-MNIST with a perceptron, in runs of one to three seeds that are not in the log, with
-test scores in sight. Then it met fashion-cnn and failed there (79.9 % at rate 0.01, 73.1 % at 0.03, in runs that are no
-longer in the log), for it raised the rate before it had seen the loss fall; it no longer does, and the numbers here are
+test scores in sight. Then it met fashion-cnn and failed there (79.9 % at rate 0.01, 73.1 % at 0.03, in the log of
+commit 69e0f4e), for it raised the rate before it had seen the loss fall; it no longer does, and the numbers here are
 those of the mended rule. Its variant that knows the budget, as a cosine decay does and constant rates do not, came
 last, tried on digits and fashion-cnn. So only cifar-cnn, semeval and shakespeare test it. `ba` with its default accepts
 overshooting steps and then never grows; `ba, as in the code` is its authors' code. On fashion-cnn, cifar-cnn, semeval
