@@ -1,8 +1,8 @@
-"""The page above all: claims stand under what became of them, and link to what was run."""
+"""The page above all: an experiment's main claim and what became of it, and of its others."""
 
 from gradbatch.experiments.reproduce.experiment import Claim, Experiment, Table, Verdict
 from gradbatch.experiments.reproduce.index import index_of
-from gradbatch.experiments.reproduce.pages import page_of, results_of
+from gradbatch.experiments.reproduce.pages import page_of, results_of, verdicts
 from gradbatch.experiments.reproduce.trial import trial
 from gradbatch.sinks.jsonl import JsonlSink
 
@@ -38,11 +38,11 @@ def row_of(text, title):
     return next(line for line in text.splitlines() if title in line)
 
 
-def test_claims_stand_under_what_became_of_them(tmp_path):
-    own = experiment("dba", "holds", "in part", "does not hold", "open")
+def test_the_main_claim_is_told_and_the_others_are_counted(tmp_path):
+    own = experiment("dba", "holds", "in part", "does not hold", "open", "does not hold")
     run(own, tmp_path, "full")
-    row = row_of(index_of([own], tmp_path), "Dba")
-    assert row == "| [Dba](dba.md) | It holds. | It in part. | It does not hold. | 2 |"
+    row = row_of(index_of([own], tmp_path), "dba")
+    assert row == "| [dba](dba.md) | It holds. | **holds** | 1 in part, 2 do not, 1 open | 2 |"
 
 
 def test_the_page_says_when_a_claim_holds(tmp_path):
@@ -54,22 +54,37 @@ def test_the_page_says_when_a_claim_holds(tmp_path):
 
 
 def test_claims_wait_for_all_full_runs(tmp_path):
-    begun, quick, none = experiment("begun", "holds"), experiment("quick", "holds"), experiment("none", "holds")
+    begun, quick, none = (
+        experiment("begun", "holds", "holds"),
+        experiment("quick", "holds"),
+        experiment("none", "holds"),
+    )
     run(begun, tmp_path, "full", seeds=(0,))
     run(quick, tmp_path, "quick")
     text = index_of([begun, quick, none], tmp_path)
-    assert row_of(text, "Begun") == "| [Begun](begun.md) | – | – | – | 1 of 2 |"
-    assert row_of(text, "Quick") == "| [Quick](quick.md) | – | – | – | quick |"
-    assert row_of(text, "None") == "| None | – | – | – | none |"
+    assert row_of(text, "begun") == "| [begun](begun.md) | It holds. | **open** | 1 open | 1 of 2 |"
+    assert row_of(text, "quick.md") == "| [quick](quick.md) | It holds. | **open** | – | quick |"
+    assert row_of(text, "| none") == "| none | It holds. | **open** | – | none |"
+
+
+def test_a_claim_waits_only_for_the_runs_that_it_rests_on(tmp_path):
+    def judge(results):
+        return Verdict("holds", f"{results.num_run} of {len(results.trials)}")
+
+    claims = [Claim(text="It holds.", criterion="it does", judge=judge, place={"seed": seed}) for seed in SEEDS]
+    own = experiment("begun", claims=claims)
+    run(own, tmp_path, "full", seeds=(0,))
+    judged = verdicts(own, "full", results_of(own, "full", tmp_path))
+    assert [verdict for _, verdict in judged] == [("holds", "1 of 1"), ("open", "so far: 0 of 1")]
 
 
 def test_pages_without_claims_are_linked_and_summaries_shown(tmp_path):
     summary = Table(caption="In short.", head=["rule"], rows=[["cabs"]])
     own = experiment("plain", summary=lambda results: [summary])
     text = index_of([own], tmp_path)
-    assert "Plain" not in text
+    assert "plain" not in text
     assert "cabs" not in text  # nothing was run that a summary could be of
     run(own, tmp_path, "full")
     text = index_of([own], tmp_path)
-    assert "More pages: [Plain](plain.md)." in text
+    assert "More pages: [plain](plain.md)." in text
     assert "| cabs |" in text

@@ -23,6 +23,15 @@ def test_everybody_has_the_same_samples_rates_and_seeds(full):
         assert {t.place["lr"] for t in own if t.place["optimizer"] == "sgd"} == set(bench.rates["sgd"])
 
 
+def test_with_adam_dear_tasks_have_fewer_rules(full):
+    rules = {(t.place["task"], t.place["optimizer"]): set() for t in full}
+    for own in full:
+        rules[own.place["task"], own.place["optimizer"]].add(own.place.get("rule"))
+    assert all(rules[name, "sgd"] == {None, *RULES} for name in BENCHES)
+    assert rules["digits", "adam"] == {None, *RULES} - {"ba", "ba, as in the code", "cabs, with momentum", "adascale"}
+    assert rules["fashion-cnn", "adam"] == {None, "cabs"} | {name for name in RULES if name.startswith("noise-floor")}
+
+
 def test_the_rates_span_a_factor_of_thirty():
     for bench in BENCHES.values():
         for rates in bench.rates.values():

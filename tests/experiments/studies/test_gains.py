@@ -87,9 +87,9 @@ def test_the_goals_are_judged_on_tasks_that_are_complete():
     verdicts = [claim.judge(field().results) for claim in claims if "`cabs`" in claim.text]
     assert [verdict.answer for verdict in verdicts] == ["open"] * 3
     assert [verdict.evidence for verdict in verdicts] == [
-        "with SGD met on 0 of 1 tasks: digits +2.00",
-        "with SGD met on 0 of 1 tasks: digits +5.50",
-        "with SGD met on 1 of 1 tasks: digits +0.25",
+        "met on 0 of 1 tasks: digits +2.00",
+        "met on 0 of 1 tasks: digits +5.50",
+        "met on 1 of 1 tasks: digits +0.25",
     ]
 
 

@@ -1,8 +1,8 @@
 """What an experiment is: its trials, and the page that is drawn from what came out of them."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 from gradbatch.experiments.figures import Panel
 from gradbatch.experiments.reproduce.results import Results
@@ -70,11 +70,13 @@ class Claim:
         text: A sentence.
         criterion: When it counts as true: what follows "it holds if".
         judge: The verdict, from the numbers alone.
+        place: Where the trials that it rests on stand in the tables; all of the experiment's by default.
     """
 
     text: str
     criterion: str
     judge: Callable[[Results], Verdict]
+    place: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +91,7 @@ class Experiment:
         about: What is run, and where it departs from the source; Markdown.
         trials: The runs, by scale.
         blocks: The page's tables and figures, from the outcomes alone.
-        claims: What is to be judged.
+        claims: What is to be judged, the main claim first.
         summary: What the page above all shows of it; nothing by default.
         is_timed: Whether its numbers are times, so that its trials have the machine to themselves.
     """

@@ -1,10 +1,11 @@
 """The page above all: which claims hold, which do not, and what to use."""
 
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 from gradbatch.experiments.files import write_whole
-from gradbatch.experiments.reproduce.experiment import Experiment
+from gradbatch.experiments.reproduce.experiment import Claim, Experiment, Verdict
 from gradbatch.experiments.reproduce.pages import Drawn, drawn, laid_out, table, verdicts
 
 __all__ = ["index_of", "write_index"]
@@ -49,7 +50,7 @@ def index_of(experiments: Iterable[Experiment], results: Path) -> str:
         _LEAD,
         *filter(None, summaries),
         "## What holds",
-        table(("experiment", *_ANSWERS, "runs"), judged),
+        table(("experiment", "its main claim", "verdict", "its other claims", "runs"), judged),
         f"More pages: {others}." if others else "",
         _FOOT,
     )
@@ -57,15 +58,21 @@ def index_of(experiments: Iterable[Experiment], results: Path) -> str:
 
 
 def _row(experiment: Experiment, found: Drawn) -> tuple[str, ...]:
-    """An experiment, its claims by what became of them, and how much of it was run."""
-    judged = verdicts(experiment, *found)
-    answers = (" ".join(claim.text for claim, verdict in judged if verdict.answer == answer) for answer in _ANSWERS)
-    return _linked(experiment, found), *(answer or "–" for answer in answers), _progress(found)
+    """An experiment, what became of its main claim and of its others, and how much of it was run."""
+    (main, verdict), *others = verdicts(experiment, *found)
+    return _linked(experiment, found), main.text, f"**{verdict.answer}**", _counted(others), _progress(found)
+
+
+def _counted(judged: Iterable[tuple[Claim, Verdict]]) -> str:
+    """How many claims had which verdict."""
+    counts = Counter(verdict.answer for _, verdict in judged)
+    texts = [f"{n} {one if n == 1 else many}" for answer, (one, many) in _WORDS.items() if (n := counts[answer])]
+    return ", ".join(texts) or "–"
 
 
 def _linked(experiment: Experiment, found: Drawn) -> str:
-    """The title, which leads to the page where there is one."""
-    return f"[{experiment.title}]({experiment.name}.md)" if found.results.num_run else experiment.title
+    """The name, which leads to the page where there is one."""
+    return f"[{experiment.name}]({experiment.name}.md)" if found.results.num_run else experiment.name
 
 
 def _progress(found: Drawn) -> str:
@@ -77,17 +84,19 @@ def _progress(found: Drawn) -> str:
     return f"{num_run:,}" if num_run == len(keys) else f"{num_run:,} of {len(keys):,}"
 
 
-_ANSWERS = ("holds", "in part", "does not hold")
+_WORDS = {
+    "holds": ("holds", "hold"),
+    "in part": ("in part", "in part"),
+    "does not hold": ("does not", "do not"),
+    "open": ("open", "open"),
+}
 _LEAD = (
     "Claims of papers, and of ours, put to the test with this library on public data. Verdicts and the numbers in "
     "tables are computed from the raw logs in `results/`, never typed; the pages behind the links show what we see "
-    "beside the "
-    "papers' numbers, and the commands that repeat it."
+    "beside the papers' numbers, and the commands that repeat it."
 )
 _FOOT = (
-    "A claim that stands nowhere in the table is open: it waits for runs, or they do not decide it; its page says "
-    "which. "
-    "*Quick* runs only show that the machinery works. "
-    "`gradbatch reproduce NAME --scale full` runs one anew or goes on with it, `gradbatch reproduce all --draw` draws "
-    "these pages from the committed logs; a page's file name is its NAME."
+    "A claim is open while it waits for runs, or where they do not decide it. *Quick* runs only show that the machinery "
+    "works. `gradbatch reproduce NAME --scale full` runs an experiment anew or goes on with it, "
+    "`gradbatch reproduce all --draw` draws these pages from the committed logs."
 )

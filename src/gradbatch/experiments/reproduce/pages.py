@@ -157,7 +157,7 @@ def write_pages(experiments: Sequence[Experiment], results: Path, pages: Path) -
 
 
 def verdicts(experiment: Experiment, scale: Scale, results: Results) -> list[tuple[Claim, Verdict]]:
-    """The claims of an experiment and what became of them; they stay open until all of its full runs are in.
+    """The claims of an experiment and what became of them; one stays open until the full runs it rests on are in.
 
     Args:
         experiment: Which.
@@ -167,11 +167,14 @@ def verdicts(experiment: Experiment, scale: Scale, results: Results) -> list[tup
     Returns:
         In the order of the claims.
     """
-    judged = [(claim, claim.judge(results)) for claim in experiment.claims]
+    return [(claim, _verdict(claim, scale, results.at(**claim.place))) for claim in experiment.claims]
+
+
+def _verdict(claim: Claim, scale: Scale, results: Results) -> Verdict:
+    found = claim.judge(results)
     if scale == "full" and results.is_complete:
-        return judged
-    why = "so far" if scale == "full" else "quick runs only"
-    return [(claim, Verdict("open", f"{why}: {verdict.evidence}")) for claim, verdict in judged]
+        return found
+    return Verdict("open", f"{'so far' if scale == 'full' else 'quick runs only'}: {found.evidence}")
 
 
 def _claims_table(experiment: Experiment, scale: Scale, results: Results) -> str:
@@ -184,8 +187,7 @@ def _claims_table(experiment: Experiment, scale: Scale, results: Results) -> str
 
 _IN_PART = (
     "*In part: it holds for some of what it names (stops, rates, networks, places, subjects), unless its last column "
-    "says "
-    "otherwise.*"
+    "says otherwise.*"
 )
 
 

@@ -138,7 +138,9 @@ EXPERIMENTS: Sequence[Experiment] = (
         trials=_trials,
         blocks=_figure2,
         claims=(
-            judge_loss_rank("BA-Momentum ends with the lowest training loss.", "Momentum", rank=1),
+            judge_loss_rank(
+                "On relations between words, BA-Momentum ends with the lowest training loss.", "Momentum", rank=1
+            ),
             judge_loss_rank("BA-SGD ends below Mini-32-SGD, lowest of all.", "SGD", rank=1),
         ),
     ),

@@ -24,6 +24,7 @@ class Bench:
         seeds: Runs of each contender.
         sizes: Constant batch sizes.
         evaluations: How often a run is evaluated, at equal distances in samples.
+        is_dear: Whether a run takes minutes on a core; with Adam there are then fewer rules.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Bench:
     seeds: int = 3
     sizes: Sequence[int] = (4, 8, 16, 32, 64, 128, 256, 512, 1024)
     evaluations: int = 12
+    is_dear: bool = False
 
     @property
     def metric(self) -> Metric:
@@ -96,6 +98,7 @@ BENCHES: Mapping[str, Bench] = {
             train_samples=55_000,
             rates={"sgd": _rates(1e-3), "adam": _ADAM},
             seeds=1,
+            is_dear=True,
         ),
         Bench(
             name="fashion-cnn",
@@ -104,6 +107,7 @@ BENCHES: Mapping[str, Bench] = {
             train_samples=55_000,
             rates={"sgd": _rates(1e-3), "adam": _ADAM},
             seeds=1,
+            is_dear=True,
             sizes=_WIDE_APART,
         ),
         Bench(
@@ -113,6 +117,7 @@ BENCHES: Mapping[str, Bench] = {
             train_samples=45_000,
             rates={"sgd": _rates(1e-3), "adam": _ADAM},
             seeds=1,
+            is_dear=True,
             sizes=_WIDE_APART,
         ),
         Bench(
@@ -123,6 +128,7 @@ BENCHES: Mapping[str, Bench] = {
             rates={"sgd": _rates(1e-2), "adam": _ADAM},
             chance=0.0,
             seeds=1,
+            is_dear=True,
             sizes=_WIDE_APART,
         ),
         Bench(
@@ -134,6 +140,7 @@ BENCHES: Mapping[str, Bench] = {
             chance=6.022,
             evaluations=6,
             seeds=1,
+            is_dear=True,
             sizes=_WIDE_APART,
         ),
     )

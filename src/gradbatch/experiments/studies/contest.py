@@ -38,6 +38,9 @@ In braces stand the budget, and a fifth of it in epochs for rules that would pla
 _ONLY_SGD = ("ba", "ba, as in the code", "cabs, with momentum", "adascale")
 """Rules that are about SGD's step, or whose momentum Adam has not."""
 
+_ALWAYS_WITH_ADAM = ("noise-floor", "noise-floor, the budget known", "noise-floor, the rate left alone", "cabs")
+"""Rules that run with Adam on dear tasks too."""
+
 
 def contest(scale: Scale, names: Sequence[str] = tuple(BENCHES)) -> list[Trial]:
     """The runs of the comparison.
@@ -72,9 +75,16 @@ def _trials(bench: Bench, optimizer: str, rates: Sequence[float], seed: int) -> 
                 place = {"kind": schedule, "size": size}
                 yield _trial(bench, optimizer, rate, seed, place, batch_size=size, lr_schedule=schedule)
     for name, settings in RULES.items():
-        if optimizer == "sgd" or name not in _ONLY_SGD:
+        if _takes_part(name, bench, optimizer):
             for rate in rates:
                 yield _trial(bench, optimizer, rate, seed, {"kind": "rule", "rule": name}, **_planned(settings, bench))
+
+
+def _takes_part(rule: str, bench: Bench, optimizer: str) -> bool:
+    """Whether a rule runs on a task with an optimizer."""
+    if optimizer == "sgd":
+        return True
+    return rule not in _ONLY_SGD and (rule in _ALWAYS_WITH_ADAM or not bench.is_dear)
 
 
 def _quick(bench: Bench) -> Iterator[Trial]:
