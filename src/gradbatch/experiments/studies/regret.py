@@ -112,10 +112,10 @@ def _advice(results: Results) -> list[Block]:
         rows.append((means[0], [f"`{rule}`", *cells]))
     caption = (
         f"The best {_SHOWN} of {len(RULES)} rules by the first number, all with their defaults and SGD; means over "
-        f"{', '.join(own.bench.name for own in fields)}. What is lost is in points of accuracy or macro-F1, or per cent "
-        "of the loss; below 0 the rule gains. The last two columns, the spread over a 30-fold range of learning rates "
-        "and the updates, are shares of what the best constant batch has. Who knows the budget knows when training "
-        "ends, as a cosine decay does. More, also with Adam: [the comparison](regret.md)."
+        f"{', '.join(own.bench.name for own in fields)}. What is lost is in points of accuracy or macro-F1, or per "
+        "cent of the loss; below 0 the rule gains. The last two columns, the spread over a 30-fold range of learning "
+        "rates and the updates, are shares of what the best constant batch has. Who knows the budget knows when "
+        "training ends, as a cosine decay does. More, also with Adam: [the comparison](regret.md)."
     )
     best = sorted(rows, key=lambda own: own[0])[:_SHOWN]
     table = Table(caption=caption, head=["rule", *numbers], rows=[row for _, row in best])
@@ -222,8 +222,8 @@ def _claims(rule: str, optimizer: str) -> tuple[Claim, ...]:
             place=place,
         ),
         Claim(
-            text=f"With `{rule}` and {name} the score depends half as much on the rate as with the best constant batch.",
-            criterion=f"its spread over the rates is at most half as large {tasks}",
+            text=f"With `{rule}` and {name} the score depends half as much on the rate as with a constant batch.",
+            criterion=f"its spread over the rates is at most half that of the batch that is best over them, {tasks}",
             judge=partial(_goal, spread_ratio, _always(0.5), rule),
             place=place,
         ),
