@@ -65,7 +65,7 @@ def _row(experiment: Experiment, found: Drawn) -> tuple[str, ...]:
 
 def _counted(judged: Iterable[tuple[Claim, Verdict]]) -> str:
     """How many claims had which verdict."""
-    counts = Counter(verdict.answer for _, verdict in judged)
+    counts: Counter[str] = Counter(verdict.answer for _, verdict in judged)
     texts = [f"{n} {one if n == 1 else many}" for answer, (one, many) in _WORDS.items() if (n := counts[answer])]
     return ", ".join(texts) or "–"
 
