@@ -79,6 +79,7 @@ def test_pages_are_drawn_where_something_was_run(tmp_path, monkeypatch):
     text = (tmp_path / "pages" / "regret-digits.md").read_text()
     assert "![" in text
     assert (tmp_path / "pages" / "regret-digits-sgd.svg").exists()
+    assert "[regret.jsonl](../results/quick/regret.jsonl)" in text
 
 
 def test_the_command_prints_the_page_and_goes_on_where_it_was(tmp_path, monkeypatch, capsys):

@@ -1,5 +1,6 @@
 """Pages in Markdown: one for each experiment and one above them all, from the logs alone."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,13 +82,14 @@ def drawn(experiment: Experiment, folder: Path) -> Drawn:
     return Drawn("full", full) if full.num_run else Drawn("quick", results_of(experiment, "quick", folder))
 
 
-def page_of(experiment: Experiment, scale: Scale, results: Results) -> Page:
+def page_of(experiment: Experiment, scale: Scale, results: Results, logs: Path = Path("../../results")) -> Page:
     """The page of an experiment.
 
     Args:
         experiment: Which.
         scale: Of the results.
         results: What came out.
+        logs: Folder of the logs as seen from the page, for its links; by default as in the repository.
 
     Returns:
         The page.
@@ -96,7 +98,7 @@ def page_of(experiment: Experiment, scale: Scale, results: Results) -> Page:
     if experiment.claims:
         parts += ["## What holds", _claims_table(experiment, scale, results), _IN_PART]
     body = laid_out(experiment.name, experiment.blocks(results))
-    parts += ["## What came out", body.text, "## How to repeat it", _provenance(experiment, scale, results)]
+    parts += ["## What came out", body.text, "## How to repeat it", _provenance(experiment, scale, results, logs)]
     return Page(text="\n\n".join(parts) + "\n", figures=body.figures)
 
 
@@ -147,7 +149,7 @@ def write_pages(experiments: Sequence[Experiment], results: Path, pages: Path) -
         scale, outcomes = drawn(experiment, results)
         if not outcomes.num_run:
             continue
-        page = page_of(experiment, scale, outcomes)
+        page = page_of(experiment, scale, outcomes, Path(os.path.relpath(results, pages)))
         for name, figure in page.figures.items():
             write_whole(pages / name, figure, what="figure", flag="--pages")
         path = pages / f"{experiment.name}.md"
@@ -206,7 +208,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
 
 
-def _provenance(experiment: Experiment, scale: Scale, results: Results) -> str:
+def _provenance(experiment: Experiment, scale: Scale, results: Results, logs: Path) -> str:
     """The command, and what the numbers were made with."""
     used = [results.outcomes[trial.key] for trial in results.trials if trial.key in results.outcomes]
     facts = {
@@ -216,10 +218,10 @@ def _provenance(experiment: Experiment, scale: Scale, results: Results) -> str:
     seeds = sorted({trial.settings.seed for trial in results.trials})
     num_trials = len({trial.key for trial in results.trials})
     num_run = len({trial.key for trial in results.trials if trial.key in results.outcomes})
-    log = f"results/{scale}/{experiment.log}.jsonl"
+    log = log_of(experiment, scale, logs).path
     return (
         f"    gradbatch reproduce {experiment.name} --scale {scale}\n\n"
-        f"{num_run:,} of {num_trials:,} runs are in. Every row names its lines of the raw log, [{log}](../../{log}); "
+        f"{num_run:,} of {num_trials:,} runs are in. Every row names its lines of the raw log, [{log.name}]({log.as_posix()}); "
         "each line holds settings, seed, commit and machine of one run, and the command where it is one of training. "
         f"Seeds {', '.join(map(str, seeds))}; commits {', '.join(facts['commit'])} (a plus marks a tree with changes); "
         f"torch {', '.join(facts['torch'])}; {', '.join(facts['processor'])}, {', '.join(facts['num_cpus'])} cores, "
