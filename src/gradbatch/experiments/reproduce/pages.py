@@ -221,7 +221,8 @@ def _provenance(experiment: Experiment, scale: Scale, results: Results, logs: Pa
     log = log_of(experiment, scale, logs).path
     return (
         f"    gradbatch reproduce {experiment.name} --scale {scale}\n\n"
-        f"{num_run:,} of {num_trials:,} runs are in. Every row names its lines of the raw log, [{log.name}]({log.as_posix()}); "
+        f"{num_run:,} of {num_trials:,} runs are in. Every row names its lines of the raw log, "
+        f"[{log.name}]({log.as_posix()}); "
         "each line holds settings, seed, commit and machine of one run, and the command where it is one of training. "
         f"Seeds {', '.join(map(str, seeds))}; commits {', '.join(facts['commit'])} (a plus marks a tree with changes); "
         f"torch {', '.join(facts['torch'])}; {', '.join(facts['processor'])}, {', '.join(facts['num_cpus'])} cores, "
