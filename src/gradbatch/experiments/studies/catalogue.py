@@ -3,6 +3,7 @@
 from gradbatch.experiments.reproduce.experiment import Experiment
 from gradbatch.experiments.studies import (
     adabatch,
+    adabatch_processes,
     ba,
     ba_appendix,
     ba_covariance,
@@ -19,7 +20,20 @@ __all__ = ["EXPERIMENTS"]
 
 EXPERIMENTS: dict[str, Experiment] = {
     experiment.name: experiment
-    for family in (dba, dba_audit, ba, ba_rates, ba_relation, ba_appendix, ba_covariance, cabs, adabatch, speed, regret)
+    for family in (
+        dba,
+        dba_audit,
+        ba,
+        ba_rates,
+        ba_relation,
+        ba_appendix,
+        ba_covariance,
+        cabs,
+        adabatch,
+        adabatch_processes,
+        speed,
+        regret,
+    )
     for experiment in family.EXPERIMENTS
 }
 """The experiments in the order of the pages."""

@@ -1,0 +1,234 @@
+"""AdaBatch over several processes: what a growing batch saves where gradients are averaged between them."""
+
+import json
+import random
+import time
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from statistics import mean, median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import distributed, multiprocessing, nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from gradbatch.experiments.build import build_model, load_dataset
+from gradbatch.experiments.data import Split
+from gradbatch.experiments.logs import RunProgress
+from gradbatch.experiments.reproduce.cells import answer_of, lines
+from gradbatch.experiments.reproduce.experiment import Block, Claim, Experiment, Scale, Table, Verdict
+from gradbatch.experiments.reproduce.results import Outcome, Results
+from gradbatch.experiments.reproduce.trial import Trial, trial
+from gradbatch.experiments.settings import TrainSettings
+
+__all__ = ["EXPERIMENTS", "gain", "time_sizes"]
+
+_PROCESSES = (1, 2)
+"""Numbers of processes that are compared; as many cores are kept busy."""
+
+_FIRST: Mapping[str, int] = {"alexnet": 256, "resnet20": 128}
+"""The networks, and the batch that AdaBatch begins with."""
+
+_NUM_STAGES = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """What is timed.
+
+    Attributes:
+        settings: Task, model, rate, momentum and weight decay.
+        sizes: Batches, in samples over all processes.
+        rounds: Turns of each size with each number of processes.
+    """
+
+    settings: TrainSettings
+    sizes: Sequence[int]
+    rounds: int
+
+    @property
+    def samples(self) -> int:
+        """Of a turn: a step with the largest batch, and as many samples with every other."""
+        return max(self.sizes)
+
+
+def time_sizes(settings: TrainSettings, progress: RunProgress, *, sizes: Sequence[int], rounds: int) -> dict[str, Any]:
+    """Time training in one process and in several, in turns whose order is drawn anew in each round.
+
+    Args:
+        settings: Task, model, rate, momentum, weight decay and seed.
+        progress: Hears when it begins.
+        sizes: Batches, in samples over all processes; multiples of their number.
+        rounds: Turns of each size with each number of processes.
+
+    Returns:
+        Ready for JSON: seconds for a sample, by number of processes and batch size, round by round.
+    """
+    progress.note(f"{rounds} rounds of {len(sizes) * len(_PROCESSES)} turns")
+    plan = _Plan(settings=settings, sizes=sizes, rounds=rounds)
+    with TemporaryDirectory() as folder:
+        multiprocessing.spawn(_take_turns, (plan, Path(folder)), nprocs=max(_PROCESSES), daemon=True)
+        return {"seconds": json.loads((Path(folder) / "seconds.json").read_text(encoding="utf-8"))}
+
+
+def _take_turns(rank: int, plan: _Plan, folder: Path) -> None:
+    """What each process does; the first keeps the time and writes it down."""
+    torch.set_num_threads(1)
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=max(_PROCESSES)
+    )
+    data = load_dataset(plan.settings)
+    torch.manual_seed(plan.settings.seed)
+    alone = build_model(plan.settings, data)
+    models = {1: alone, max(_PROCESSES): DistributedDataParallel(deepcopy(alone))}
+    trainers = {number: _Trainer(model, plan.settings, data.train) for number, model in models.items()}
+    found: dict[int, dict[int, list[float]]] = {number: {size: [] for size in plan.sizes} for number in models}
+    turns = [(number, size) for number in models for size in plan.sizes]
+    lots = random.Random(plan.settings.seed)  # the same in all processes
+    for number, size in [*turns, *(turn for _ in range(plan.rounds) for turn in lots.sample(turns, len(turns)))]:
+        distributed.barrier()
+        start = time.perf_counter()
+        if rank < number:
+            trainers[number].take(steps=plan.samples // size, samples=size // number)
+        distributed.barrier()
+        found[number][size].append((time.perf_counter() - start) / plan.samples)
+    if rank == 0:
+        kept = {
+            number: {size: [float(f"{own:.4g}") for own in times[1:]] for size, times in sizes.items()}
+            for number, sizes in found.items()
+        }  # without the first turns, which are slower than all others
+        (folder / "seconds.json").write_text(json.dumps(kept), encoding="utf-8")
+    distributed.destroy_process_group()
+
+
+class _Trainer:
+    """A plain loop over random batches."""
+
+    def __init__(self, model: nn.Module, settings: TrainSettings, train: Split) -> None:
+        assert settings.lr is not None
+        self._model = model
+        self._train = train
+        self._optimizer = torch.optim.SGD(
+            model.parameters(), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+        )
+
+    def take(self, *, steps: int, samples: int) -> None:
+        """Take steps with so many samples in this process."""
+        for _ in range(steps):
+            inputs, targets = self._train.at(torch.randint(len(self._train.targets), (samples,)))
+            self._optimizer.zero_grad()
+            F.cross_entropy(self._model(inputs), targets).backward()
+            self._optimizer.step()
+
+
+def _trials(scale: Scale) -> list[Trial]:
+    """A trial for each network; the quick one is of a perceptron."""
+    common = {"lr": 0.01, "momentum": 0.9}
+    if scale == "quick":
+        work = partial(time_sizes, sizes=(16, 32, 64, 128, 256), rounds=2)
+        return [trial(work, place={"model": "mlp"}, task="digits", model="mlp", **common)]
+    return [
+        trial(
+            partial(time_sizes, sizes=[first * 2**stage for stage in range(_NUM_STAGES)], rounds=5),
+            place={"model": model},
+            task="cifar10",
+            model=model,
+            weight_decay=5e-4,
+            **common,
+        )
+        for model, first in _FIRST.items()
+    ]
+
+
+def _times(outcome: Outcome, number: int) -> dict[int, list[float]]:
+    """Seconds for a sample by batch size, round by round."""
+    return {int(size): times for size, times in outcome.values["seconds"][str(number)].items()}
+
+
+def gain(outcome: Outcome, number: int) -> list[float]:
+    """How many times as long a run with the first batch takes as one with AdaBatch, round by round.
+
+    All stages have as many epochs, so that AdaBatch's time is the mean over the sizes.
+
+    Args:
+        outcome: Of `time_sizes`.
+        number: Of processes.
+
+    Returns:
+        One for each round.
+    """
+    first, *_ = by_size = list(_times(outcome, number).values())
+    return [small / mean(all_sizes) for small, all_sizes in zip(first, zip(*by_size, strict=True), strict=True)]
+
+
+def _blocks(results: Results) -> list[Block]:
+    """A table for each network."""
+    return [block for one, outcome in results.pairs() for block in (f"### {one.place['model']}", _table(outcome))]
+
+
+def _table(outcome: Outcome) -> Table:
+    """Seconds by batch size and number of processes."""
+    rows = []
+    for number in _PROCESSES:
+        times = [f"{1e4 * median(own):.3g}" for own in _times(outcome, number).values()]
+        gains = gain(outcome, number)
+        text = f"**{median(gains):.2f}** ({min(gains):.2f}–{max(gains):.2f})"
+        rows.append([f"{number} process{'es' if number > 1 else ''}", *times, text, lines([outcome])])
+    fewer, more = (_times(outcome, number) for number in _PROCESSES)
+    shares = (median(a / b for a, b in zip(fewer[size], more[size], strict=True)) for size in fewer)
+    rows.append(["times as fast", *(f"{share:.2f}" for share in shares), "", lines([outcome])])
+    rounds = len(next(iter(fewer.values())))
+    return Table(
+        caption=f"Seconds for 10,000 samples by batch size over all processes, medians of {rounds} rounds, and how "
+        "many times as fast more processes are in the same round. The gain is that of five equal stages, the batch doubled "
+        "after each, over the first batch all the time (least–most).",
+        head=["", *(f"{size:,}" for size in fewer), "AdaBatch's gain", "log lines"],
+        rows=rows,
+    )
+
+
+def _judge(results: Results) -> Verdict:
+    """Whether AdaBatch gains more the more processes there are."""
+    found = [(one.place["model"], outcome) for one, outcome in results.pairs()]
+    if not found:
+        return Verdict("open", "not run")
+    gains = {model: [median(gain(outcome, number)) for number in _PROCESSES] for model, outcome in found}
+    texts = "; ".join(f"{model}: {', '.join(f'{one:.2f}' for one in own)} times" for model, own in gains.items())
+    return Verdict(answer_of([all(a < b for a, b in pairwise(own)) for own in gains.values()]), texts)
+
+
+_ABOUT = """
+Time alone: what AdaBatch does to the batch is known beforehand, so that seconds at each of its sizes say how long a run
+takes. Both processes have a thread each; with two, each has half of the batch and `DistributedDataParallel` (gloo)
+averages the gradients. All sizes with one and two processes take turns in rounds of random order. The paper's numbers
+are of one to four P100 GPUs and are not comparable; the question is the same. Random batches of CIFAR-10 without
+augmentation, SGD with momentum 0.9 and weight decay 5e-4.
+"""
+
+EXPERIMENTS: Sequence[Experiment] = (
+    Experiment(
+        name="adabatch-processes",
+        log="adabatch-processes",
+        title="AdaBatch, several processes",
+        source="Devarakonda, Naumov and Garland 2017, *AdaBatch: Adaptive Batch Sizes for Training Deep Neural "
+        "Networks* ([arXiv:1712.02029](https://arxiv.org/abs/1712.02029)), the experiments with several GPUs",
+        about=_ABOUT,
+        trials=_trials,
+        blocks=_blocks,
+        claims=(
+            Claim(
+                text="AdaBatch gains more over the small batch with two processes than with one.",
+                criterion="on each network, the ratio of the times, its median over rounds, is larger with two "
+                "processes",
+                judge=_judge,
+            ),
+        ),
+        is_timed=True,
+    ),
+)

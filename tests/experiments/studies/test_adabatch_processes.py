@@ -1,0 +1,47 @@
+import pytest
+
+from experiments.reproduce.outcomes import results
+from gradbatch.experiments.reproduce.results import Outcome
+from gradbatch.experiments.studies.adabatch_processes import EXPERIMENTS, gain
+
+PROCESSES = EXPERIMENTS[0]
+
+
+def timed(one, two):
+    """Seconds a sample at batch sizes 16 and 32, by number of processes, in two rounds; all twice as slow in one."""
+    seconds = {
+        str(number): {str(size): [own, 2 * own] for size, own in zip((16, 32), times, strict=True)}
+        for number, times in ((1, one), (2, two))
+    }
+    return Outcome(line=1, values={"seconds": seconds}, provenance={})
+
+
+def answers(*outcomes):
+    found = results(*(({"model": f"net {n}"}, own) for n, own in enumerate(outcomes)))
+    return [claim.judge(found).answer for claim in PROCESSES.claims]
+
+
+MORE = timed((3e-4, 1e-4), (4e-4, 1e-4))
+LESS = timed((3e-4, 1e-4), (2e-4, 1e-4))
+
+
+def test_the_gain_is_the_small_batch_over_the_mean_of_all_stages():
+    assert gain(MORE, 1) == pytest.approx([1.5, 1.5])
+    assert gain(MORE, 2) == pytest.approx([1.6, 1.6])
+
+
+def test_the_claim_holds_where_more_processes_gain_more():
+    assert answers(MORE) == ["holds"]
+    assert answers(LESS) == ["does not hold"]
+    assert answers(MORE, LESS) == ["in part"]
+    assert answers(None) == ["open"]
+
+
+def test_the_table_compares_the_same_rounds():
+    title, table = PROCESSES.blocks(results(({"model": "net"}, MORE)))
+    assert title == "### net"
+    assert table.rows == [
+        ["1 process", "4.5", "1.5", "**1.50** (1.50–1.50)", "1"],
+        ["2 processes", "6", "1.5", "**1.60** (1.60–1.60)", "1"],
+        ["times as fast", "0.75", "1.00", "", "1"],
+    ]
