@@ -186,8 +186,8 @@ def _table(outcome: Outcome) -> Table:
     rounds = len(next(iter(fewer.values())))
     return Table(
         caption=f"Seconds for 10,000 samples by batch size over all processes, medians of {rounds} rounds, and how "
-        "many times as fast more processes are in the same round. The gain is that of five equal stages, the batch doubled "
-        "after each, over the first batch all the time (least–most).",
+        "many times as fast more processes are in the same round. The gain is that of five equal stages, the "
+        "batch doubled after each, over the first batch all the time (least–most).",
         head=["", *(f"{size:,}" for size in fewer), "AdaBatch's gain", "log lines"],
         rows=rows,
     )
