@@ -18,7 +18,7 @@ from torch import distributed, multiprocessing, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from gradbatch.experiments.build import build_model, load_dataset
+from gradbatch.experiments.build import build_model, build_optimizer, load_dataset
 from gradbatch.experiments.data import Split
 from gradbatch.experiments.logs import RunProgress
 from gradbatch.experiments.reproduce.cells import answer_of, lines
@@ -111,12 +111,9 @@ class _Trainer:
     """A plain loop over random batches."""
 
     def __init__(self, model: nn.Module, settings: TrainSettings, train: Split) -> None:
-        assert settings.lr is not None
         self._model = model
         self._train = train
-        self._optimizer = torch.optim.SGD(
-            model.parameters(), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
-        )
+        self._optimizer = build_optimizer(settings, model)
 
     def take(self, *, steps: int, samples: int) -> None:
         """Take steps with so many samples in this process."""
