@@ -35,7 +35,7 @@ def test_every_experiment_runs_at_the_quick_scale(log, tmp_path, data_dir, monke
         assert page.text.startswith(f"# {experiment.title}\n")
         if found.trials:
             assert "nan" not in re.findall(r"\w+", page.text)
-            assert page.text.count("| **open** | quick runs only: ") == len(experiment.claims)
+            assert page.text.count("| **open** | quick runs only |") == len(experiment.claims)
             assert all(figure.rstrip().endswith("</svg>") for figure in page.figures.values())
 
 

@@ -50,7 +50,7 @@ def reproduce(
         data_dir: Folder of the data sets; that of the environment by default.
 
     Returns:
-        Why trials have no result, by their titles.
+        Why trials have no result, by their experiments and titles.
     """
     most = jobs or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
     failures: dict[str, str] = {}
@@ -65,7 +65,8 @@ def reproduce(
         if Results(trials, log.read()).is_complete:
             print(f"{experiment.name}: all of its runs are in {log.path}; to run it anew, name another --results")
             continue
-        failures |= run_trials(trials, log, folder=folder, jobs=own, data_dir=data_dir)
+        failed = run_trials(trials, log, folder=folder, jobs=own, data_dir=data_dir)
+        failures |= {f"{experiment.name}: {title}": why for title, why in failed.items()}
     return failures
 
 

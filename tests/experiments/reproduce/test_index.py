@@ -2,7 +2,7 @@
 
 from gradbatch.experiments.reproduce.experiment import Claim, Experiment, Table, Verdict
 from gradbatch.experiments.reproduce.index import index_of
-from gradbatch.experiments.reproduce.pages import page_of, results_of, verdicts
+from gradbatch.experiments.reproduce.pages import page_of, results_of
 from gradbatch.experiments.reproduce.trial import trial
 from gradbatch.sinks.jsonl import JsonlSink
 
@@ -65,17 +65,6 @@ def test_claims_wait_for_all_full_runs(tmp_path):
     assert row_of(text, "begun") == "| [begun](begun.md) | It holds. | **open** | 1 open | 1 of 2 |"
     assert row_of(text, "quick.md") == "| [quick](quick.md) | It holds. | **open** | – | quick |"
     assert row_of(text, "| none") == "| none | It holds. | **open** | – | none |"
-
-
-def test_a_claim_waits_only_for_the_runs_that_it_rests_on(tmp_path):
-    def judge(results):
-        return Verdict("holds", f"{results.num_run} of {len(results.trials)}")
-
-    claims = [Claim(text="It holds.", criterion="it does", judge=judge, place={"seed": seed}) for seed in SEEDS]
-    own = experiment("begun", claims=claims)
-    run(own, tmp_path, "full", seeds=(0,))
-    judged = verdicts(own, "full", results_of(own, "full", tmp_path))
-    assert [verdict for _, verdict in judged] == [("holds", "1 of 1"), ("open", "so far: 0 of 1")]
 
 
 def test_pages_without_claims_are_linked_and_summaries_shown(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 
 from experiments.reproduce.outcomes import outcome, results
 from gradbatch.errors import InvalidInputError
-from gradbatch.experiments.reproduce.results import ResultsLog
+from gradbatch.experiments.reproduce.results import Results, ResultsLog
 from gradbatch.experiments.reproduce.trial import trial
 
 
@@ -41,6 +41,13 @@ def test_outcomes_are_found_by_their_place():
     assert found.of(rule="b") == []
     assert found.num_run == 2
     assert found.values_of("rule") == ["a", "b"]
+
+
+def test_what_stands_at_two_places_is_one_run():
+    first, second = (trial(place={"table": n}, seed=0) for n in (1, 2))
+    found = Results([first, second], {first.key: outcome()})
+    assert (found.num_trials, found.num_run, found.is_complete) == (1, 1, True)
+    assert not Results([], {}).is_complete
 
 
 def test_what_is_missing_is_nan():

@@ -17,6 +17,11 @@ def measure(settings, progress, rounds=1):
     return {"rounds": rounds}
 
 
+class Nameless:
+    def __call__(self, settings, progress):
+        return {}
+
+
 def test_a_key_is_of_what_is_run_and_of_nothing_else():
     one = trial(place={"a": 1}, lr=0.3, rule="cabs")
     other_place = trial(place={"b": 2}, lr=0.3, rule="cabs")
@@ -43,6 +48,11 @@ def test_other_work_on_the_same_settings_is_another_trial():
     keys |= {trial(partial(measure, rounds=n), place={}).key for n in (2, 3)}
     assert len(keys) == 4
     assert trial(partial(measure, rounds=2), place={}).key in keys
+
+
+def test_work_without_a_name_has_no_key():
+    with pytest.raises(AttributeError):
+        _ = trial(Nameless(), place={}).key
 
 
 def test_the_command_repeats_the_trial():

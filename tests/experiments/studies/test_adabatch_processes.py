@@ -13,7 +13,7 @@ def timed(one, two):
         str(number): {str(size): [own, 2 * own] for size, own in zip((16, 32), times, strict=True)}
         for number, times in ((1, one), (2, two))
     }
-    return Outcome(line=1, values={"seconds": seconds}, provenance={})
+    return Outcome(line=1, values={"seconds_per_sample": seconds}, provenance={})
 
 
 def answers(*outcomes):
@@ -22,6 +22,7 @@ def answers(*outcomes):
 
 
 MORE = timed((3e-4, 1e-4), (4e-4, 1e-4))
+HARDLY = timed((3e-4, 1e-4), (3.2e-4, 1e-4))  # 1.52 times, against 1.5
 LESS = timed((3e-4, 1e-4), (2e-4, 1e-4))
 
 
@@ -32,9 +33,8 @@ def test_the_gain_is_the_small_batch_over_the_mean_of_all_stages():
 
 def test_the_claim_holds_where_more_processes_gain_more():
     assert answers(MORE) == ["holds"]
-    assert answers(LESS) == ["does not hold"]
+    assert answers(LESS) == answers(HARDLY) == ["does not hold"]
     assert answers(MORE, LESS) == ["in part"]
-    assert answers(None) == ["open"]
 
 
 def test_the_table_compares_the_same_rounds():

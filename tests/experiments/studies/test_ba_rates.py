@@ -7,7 +7,7 @@ from gradbatch.experiments.reproduce.cells import NONE
 from gradbatch.experiments.studies.ba_rates import EXPERIMENTS, boom, plateau, rate_trials
 
 FIGURE4, FIGURE5 = EXPERIMENTS
-WELL, FASTER, FAILING = (claim.judge for claim in FIGURE4.claims)
+WELL, FASTER, FAILING = (claim.judge for claim in FIGURE4.claims)  # the last from the runs at 0.05 alone
 EARLIER, TOGETHER = (claim.judge for claim in FIGURE5.claims)
 VARIANTS = ("Mini-32", "BA, code's stop", "BA, paper's stop")
 NAN = math.nan
@@ -43,8 +43,9 @@ def test_rates_are_judged_by_the_last_training_loss():
     good = [*at(0.005, run([0.1])), *at(0.01, run([0.05])), *at(0.02, run([0.01]))]
     assert (WELL(results(*good)).answer, FASTER(results(*good)).answer) == ("holds", "holds")
     mixed = [*at(0.005, run([0.1])), *at(0.01, run([2.3])), *at(0.02, run([0.01]))]
-    assert (WELL(results(*mixed)).answer, FASTER(results(*mixed)).answer) == ("in part", "in part")
-    assert WELL(results(*good[:3])).answer == "open"
+    assert (WELL(results(*mixed)).answer, FASTER(results(*mixed)).answer) == ("in part", "does not hold")
+    one_stop = [*good[:7], *at(0.02, run([0.2]), VARIANTS[1:2]), *at(0.02, run([0.01]), VARIANTS[2:])]
+    assert FASTER(results(*one_stop)).answer == "in part"
 
 
 def test_a_run_that_diverged_has_failed():
@@ -73,7 +74,15 @@ def test_booms_are_ordered_by_the_rate():
     assert EARLIER(ordered).answer == "holds"
     assert "none, 0, 0" in EARLIER(ordered).evidence  # epochs of 1,000 samples
     assert TOGETHER(ordered).answer == "in part"
-    assert EARLIER(results(*at(0.02, early))).answer == "open"
+    tied = results(*at(0.005, none), *at(0.01, early), *at(0.02, early))
+    assert EARLIER(tied).answer == "does not hold"
+
+
+def test_no_boom_is_no_finding():
+    none = run([1, 1, 1e-4])
+    flat = results(*at(0.005, none), *at(0.01, none), *at(0.02, none))
+    assert (EARLIER(flat).answer, TOGETHER(flat).answer) == ("open", "open")
+    assert "too short" in EARLIER(flat).evidence
 
 
 def test_pages_are_made_of_what_there_is():

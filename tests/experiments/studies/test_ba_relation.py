@@ -11,18 +11,20 @@ def run(score, loss=0.5):
 
 
 def at(optimizer, **runs):
-    names = {"code": CODE} | {f"mini{n}": f"Mini-{n}" for n in (32, 64, 128, 256)}
+    names = {"code": CODE, "paper": "BA, paper's stop", "manual": "Manual"} | {
+        f"mini{n}": f"Mini-{n}" for n in (32, 64, 128, 256)
+    }
     return [({"optimizer": optimizer, "variant": names[name]}, own) for name, own in runs.items()]
 
 
 def test_claims_are_judged_for_each_optimizer():
-    fixed = {f"mini{n}": run(0.8 - n / 1000, loss=n / 100) for n in (32, 64, 128, 256)}
-    found = results(*at("Momentum", code=run(0.76, loss=0.1), **fixed), *at("SGD", code=run(0.7, loss=0.5), **fixed))
+    fixed = {f"mini{n}": run(0.8 - n / 1000, loss=n / 100) for n in (32, 64, 128, 256)} | {"manual": run(0.1, loss=9)}
+    high, low = run(0.76, loss=0.1), run(0.7, loss=0.5)
+    found = results(*at("Momentum", code=high, paper=high, **fixed), *at("SGD", code=low, paper=low, **fixed))
     claims = (*RELATION.claims, *FIGURE2.claims)
-    answers = [claim.judge(found).answer for claim in claims]
+    answers = [claim.judge(found.at(**claim.place)).answer for claim in claims]
     # The course of a hand-made outcome ends with batches of 64.
     assert answers == ["holds", "does not hold", "holds", "holds", "does not hold", "holds", "does not hold"]
-    assert {claim.judge(results()).answer for claim in claims} == {"open"}
 
 
 def test_the_pages_have_scores_sizes_and_losses():

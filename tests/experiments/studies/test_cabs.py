@@ -47,7 +47,6 @@ def test_the_target_is_below_the_best_constant_batch_whatever_the_rule_reached()
         (run(0.9, 0.9), run(0.9, 0.9), "holds"),
         (run(0.9, 0.9), run(0.5, 0.9), "in part"),
         (run(0.5, 0.9), run(0.5, 0.6), "does not hold"),
-        (run(0.8, 0.9), None, "open"),
     ],
 )
 def test_faster_means_fewer_samples_than_the_best_constant_batch(exact, position, answer):
@@ -68,8 +67,6 @@ def test_less_sensitive_means_less_spread_than_the_steadiest_constant_batch(exac
     verdict = SENSITIVITY(results(*entries))
     assert verdict.answer == answer
     assert "the most accurate constant batch is constant 16" in verdict.evidence
-    assert SENSITIVITY(results(*entries[:-1])).answer == "open"
-    assert SENSITIVITY(results(*entries[:4])).answer == "open"
 
 
 @pytest.mark.parametrize(
@@ -103,6 +100,7 @@ def test_a_run_that_diverged_counts_as_guessing():
         ([16, 16, 70, 20], [16, 16, 60, 60], "in part"),
         ([16, 16, 300, 300], [16, 16, 30, 16], "does not hold"),
         ([64, 300, 300, 16], [64, 300, 300, 16], "does not hold"),
+        ([21, 300, 300, 16], [21, 300, 300, 16], "does not hold"),
     ],
 )
 def test_the_course_is_long_then_large_then_small_again(exact, position, answer):
@@ -119,10 +117,6 @@ def test_moments_are_told_apart_by_mean_sizes(updates, answer):
     place = [{"course": name} for name in CABS]
     found = results((place[0], with_course(16)), (place[1], with_course(16, updates=updates)))
     assert MOMENTS(found).answer == answer
-
-
-def test_nothing_run_leaves_all_open():
-    assert {claim.judge(results()).answer for claim in CIFAR10.claims} == {"open"}
 
 
 def test_the_page_has_what_was_run_and_no_more():

@@ -6,7 +6,15 @@ from torch import nn
 
 from gradbatch._types import Strides
 from gradbatch.experiments.data import Split
-from gradbatch.experiments.studies.racers import RACERS, Case, metric_of, per_sample, select
+from gradbatch.experiments.studies.racers import (
+    RACERS,
+    Case,
+    deviation_sample_by_sample,
+    metric_of,
+    per_sample,
+    select,
+    size_from_materialised,
+)
 from gradbatch.rules import _selection
 
 
@@ -28,6 +36,16 @@ def after(name, case, steps=3):
 def test_authors_ways_of_computing_take_the_plain_steps(case, name):
     for own, plain in zip(after(name, case), after("plain loop", case), strict=True):
         torch.testing.assert_close(own, plain)
+
+
+def test_authors_ways_compute_what_the_rules_are_about(case):
+    inputs, targets = case.train.at(torch.arange(32))
+    rows, losses = per_sample(case.model)(inputs, targets)
+    grads = torch.cat([rows[name].flatten(1) for name, _ in case.model.named_parameters()], 1)
+    deviation = (grads.mean(0).square() * grads.var(0)).sum().sqrt()
+    assert deviation_sample_by_sample(case, inputs, targets) == pytest.approx(deviation.item())
+    size = case.lr * grads.var(0, correction=0).sum() / losses.mean()
+    assert size_from_materialised(case, per_sample(case.model), inputs, targets) == pytest.approx(size.item())
 
 
 @pytest.mark.parametrize("name", RACERS)

@@ -43,9 +43,10 @@ def field():
 def test_the_validation_set_chooses_and_the_test_set_reports(field):
     assert field.rates == [0.01, 0.03]
     assert (field.best_constant(0.01).size, field.best_constant(0.01).test) == (16, 0.80)
-    best = field.best_of_grid()
+    best = field.best_of_grid("none")
     assert (best.size, best.rate, best.test) == (64, 0.03, 0.90)
     assert field.best_of_grid("cosine").test == 0.95
+    assert field.best_of_grid("none", "cosine").test == 0.95
 
 
 def test_regret_is_in_points_at_the_same_rate(field):

@@ -13,10 +13,12 @@ __all__ = [
     "answer_of",
     "at_validation_best",
     "best",
+    "cost_to",
     "end",
     "final",
     "last_loss",
     "lines",
+    "mean_of",
     "mean_size",
     "percent",
     "spread",
@@ -51,6 +53,33 @@ def spread_of_all(values: Iterable[float], write: Callable[[float], str]) -> str
     """The same where every value is finite; a dash where one is not, as of a run that never came so far."""
     known = list(values)
     return spread(known, write) if all(map(math.isfinite, known)) else NONE
+
+
+def mean_of(values: Iterable[float]) -> float:
+    """The mean; nan of nothing.
+
+    Args:
+        values: Any number of them.
+
+    Returns:
+        Their mean.
+    """
+    known = list(values)
+    return mean(known) if known else math.nan
+
+
+def cost_to(costs: Iterable[float], scores: Iterable[float], target: float) -> float:
+    """What it cost to come to a target.
+
+    Args:
+        costs: At each evaluation.
+        scores: At the same evaluations; the higher, the better.
+        target: A score.
+
+    Returns:
+        The cost at the first evaluation with a score as high as that; nan where none has it.
+    """
+    return next((cost for cost, score in zip(costs, scores, strict=True) if score >= target), math.nan)
 
 
 def percent(value: float) -> str:

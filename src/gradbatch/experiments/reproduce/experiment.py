@@ -69,14 +69,21 @@ class Claim:
     Attributes:
         text: A sentence.
         criterion: When it counts as true: what follows "it holds if".
-        judge: The verdict, from the numbers alone.
-        place: Where the trials that it rests on stand in the tables; all of the experiment's by default.
+        judge: The verdict, from the numbers alone; called when all of the runs that the claim rests on are in.
+        is_ours: Whether it is a question of ours, which no source claims.
+        place: Where these stand in the tables; all of the experiment's by default.
     """
 
     text: str
     criterion: str
     judge: Callable[[Results], Verdict]
+    is_ours: bool = False
     place: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def title(self) -> str:
+        """The sentence, and whose it is where it is ours."""
+        return f"{self.text} *(ours)*" if self.is_ours else self.text
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from gradbatch.experiments.files import write_whole
 from gradbatch.experiments.reproduce.experiment import Claim, Experiment, Verdict
-from gradbatch.experiments.reproduce.pages import Drawn, drawn, laid_out, table, verdicts
+from gradbatch.experiments.reproduce.pages import Drawn, drawn, laid_out, table
+from gradbatch.experiments.reproduce.verdicts import verdicts
 
 __all__ = ["index_of", "write_index"]
 
@@ -60,7 +61,7 @@ def index_of(experiments: Iterable[Experiment], results: Path) -> str:
 def _row(experiment: Experiment, found: Drawn) -> tuple[str, ...]:
     """An experiment, what became of its main claim and of its others, and how much of it was run."""
     (main, verdict), *others = verdicts(experiment, *found)
-    return _linked(experiment, found), main.text, f"**{verdict.answer}**", _counted(others), _progress(found)
+    return _linked(experiment, found), main.title, f"**{verdict.answer}**", _counted(others), _progress(found)
 
 
 def _counted(judged: Iterable[tuple[Claim, Verdict]]) -> str:
@@ -79,9 +80,8 @@ def _progress(found: Drawn) -> str:
     """How much was run at full scale."""
     if found.scale == "quick":
         return "quick" if found.results.num_run else "none"
-    keys = {trial.key for trial in found.results.trials}
-    num_run = len(keys & set(found.results.outcomes))
-    return f"{num_run:,}" if num_run == len(keys) else f"{num_run:,} of {len(keys):,}"
+    num_run, num_trials = found.results.num_run, found.results.num_trials
+    return f"{num_run:,}" if found.results.is_complete else f"{num_run:,} of {num_trials:,}"
 
 
 _WORDS = {

@@ -1,4 +1,4 @@
-"""Pages in Markdown: one for each experiment and one above them all, from the logs alone."""
+"""An experiment's page in Markdown, from the log alone."""
 
 import os
 from collections.abc import Sequence
@@ -9,10 +9,11 @@ from typing import NamedTuple
 from gradbatch.errors import OutputError
 from gradbatch.experiments.figures import draw_file
 from gradbatch.experiments.files import write_whole
-from gradbatch.experiments.reproduce.experiment import Block, Claim, Experiment, Plot, Scale, Table, Verdict
-from gradbatch.experiments.reproduce.results import Results, ResultsLog
+from gradbatch.experiments.reproduce.experiment import Block, Experiment, Plot, Scale, Table
+from gradbatch.experiments.reproduce.results import Outcome, Results, ResultsLog
+from gradbatch.experiments.reproduce.verdicts import verdicts
 
-__all__ = ["Drawn", "Page", "drawn", "laid_out", "log_of", "page_of", "results_of", "table", "verdicts", "write_pages"]
+__all__ = ["Drawn", "Page", "drawn", "laid_out", "log_of", "page_of", "results_of", "table", "write_pages"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,12 +95,13 @@ def page_of(experiment: Experiment, scale: Scale, results: Results, logs: Path =
     Returns:
         The page.
     """
-    parts = [f"# {experiment.title}", f"Source: {experiment.source}", experiment.about.strip()]
+    parts = [f"# {experiment.title}", f"Source: {experiment.source}", _QUICK if scale == "quick" else ""]
+    parts.append(experiment.about.strip())
     if experiment.claims:
         parts += ["## What holds", _claims_table(experiment, scale, results), _IN_PART]
     body = laid_out(experiment.name, experiment.blocks(results))
     parts += ["## What came out", body.text, "## How to repeat it", _provenance(experiment, scale, results, logs)]
-    return Page(text="\n\n".join(parts) + "\n", figures=body.figures)
+    return Page(text="\n\n".join(filter(None, parts)) + "\n", figures=body.figures)
 
 
 def laid_out(name: str, blocks: Sequence[Block]) -> Page:
@@ -158,34 +160,15 @@ def write_pages(experiments: Sequence[Experiment], results: Path, pages: Path) -
     return written
 
 
-def verdicts(experiment: Experiment, scale: Scale, results: Results) -> list[tuple[Claim, Verdict]]:
-    """The claims of an experiment and what became of them; one stays open until the full runs it rests on are in.
-
-    Args:
-        experiment: Which.
-        scale: Of the results.
-        results: What came out.
-
-    Returns:
-        In the order of the claims.
-    """
-    return [(claim, _verdict(claim, scale, results.at(**claim.place))) for claim in experiment.claims]
-
-
-def _verdict(claim: Claim, scale: Scale, results: Results) -> Verdict:
-    found = claim.judge(results)
-    if scale == "full" and results.is_complete:
-        return found
-    return Verdict("open", f"{'so far' if scale == 'full' else 'quick runs only'}: {found.evidence}")
-
-
 def _claims_table(experiment: Experiment, scale: Scale, results: Results) -> str:
     rows = [
-        (claim.text, f"**{one.answer}**", one.evidence, claim.criterion)
+        (claim.title, f"**{one.answer}**", one.evidence, claim.criterion)
         for claim, one in verdicts(experiment, scale, results)
     ]
     return table(("claim", "verdict", "what we see", "it holds if"), rows)
 
+
+_QUICK = "**Quick runs, to show that the machinery works, and no results: the full ones are still to be run.**"
 
 _IN_PART = (
     "*In part: it holds for some of what it names (stops, rates, networks, places, subjects), unless its last column "
@@ -208,6 +191,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
 
 
+def _hours(outcomes: Sequence[Outcome]) -> str:
+    """How long training took, where that was measured."""
+    seconds = sum(outcome.number("seconds") for outcome in outcomes)
+    return f", {seconds / 3600:.1f} hours of one core" if seconds > 0 else ""
+
+
 def _provenance(experiment: Experiment, scale: Scale, results: Results, logs: Path) -> str:
     """The command, and what the numbers were made with."""
     used = [results.outcomes[trial.key] for trial in results.trials if trial.key in results.outcomes]
@@ -216,12 +205,11 @@ def _provenance(experiment: Experiment, scale: Scale, results: Results, logs: Pa
         for name in ("commit", "torch", "processor", "num_cpus", "jobs")
     }
     seeds = sorted({trial.settings.seed for trial in results.trials})
-    num_trials = len({trial.key for trial in results.trials})
-    num_run = len({trial.key for trial in results.trials if trial.key in results.outcomes})
     log = log_of(experiment, scale, logs).path
     return (
-        f"    gradbatch reproduce {experiment.name} --scale {scale}\n\n"
-        f"{num_run:,} of {num_trials:,} runs are in. Every row names its lines of the raw log, "
+        f"    gradbatch reproduce {experiment.name} --scale {scale} --results DIR --pages DIR\n\n"
+        f"runs everything anew{_hours(used)}; without `--results` it only adds what is missing in the log. "
+        f"{results.num_run:,} of {results.num_trials:,} runs are in. Every row names its lines of the raw log, "
         f"[{log.name}]({log.as_posix()}); "
         "each line holds settings, seed, commit and machine of one run, and the command where it is one of training. "
         f"Seeds {', '.join(map(str, seeds))}; commits {', '.join(facts['commit'])} (a plus marks a tree with changes); "

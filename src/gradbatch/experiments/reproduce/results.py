@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -115,9 +116,18 @@ class Results:
     outcomes: Mapping[str, Outcome]
 
     @property
+    def num_trials(self) -> int:
+        """Trials, each counted once where it stands at several places."""
+        return len(self._keys)
+
+    @property
     def num_run(self) -> int:
-        """Trials with an outcome."""
-        return sum(trial.key in self.outcomes for trial in self.trials)
+        """Trials with an outcome, counted likewise."""
+        return len(self._keys & self.outcomes.keys())
+
+    @cached_property
+    def _keys(self) -> set[str]:
+        return {trial.key for trial in self.trials}
 
     def of(self, **place: Any) -> list[Outcome]:
         """The outcomes at a place of the tables, over whatever the place leaves open.
@@ -151,7 +161,7 @@ class Results:
     @property
     def is_complete(self) -> bool:
         """Whether every trial was run, and there is one."""
-        return bool(self.trials) and self.num_run == len(self.trials)
+        return bool(self.trials) and self.num_run == self.num_trials
 
     def values_of(self, name: str) -> list[Any]:
         """What a coordinate of the tables can be, in the order of the trials."""

@@ -14,7 +14,7 @@ from gradbatch.experiments.reproduce.distil import train_and_distil
 from gradbatch.experiments.rule_settings import build_rule
 from gradbatch.experiments.settings import TrainSettings
 
-__all__ = ["Trial", "Work"]
+__all__ = ["Trial", "Work", "trial"]
 
 Work = Callable[[TrainSettings, RunProgress], dict[str, Any]]
 """What is done with settings, and what it found, ready for JSON."""
@@ -95,5 +95,6 @@ def trial(work: Work = train_and_distil, *, place: Mapping[str, Any], **settings
 def _name_of(work: Work) -> str:
     """A name for the work that is the same in every process."""
     if isinstance(work, partial):
+        assert not work.args, "what a work is given stands by name"
         return f"{work.func.__name__} {sorted(work.keywords.items())}"
-    return getattr(work, "__name__", str(work))
+    return getattr(work, "__name__")  # noqa: B009 - a callable need not have one, and then this must fail

@@ -13,6 +13,7 @@ from gradbatch.experiments.reproduce.cells import (
     best,
     last_loss,
     lines,
+    mean_of,
     percent,
     spread,
     spread_of_all,
@@ -27,7 +28,6 @@ from gradbatch.experiments.studies.ba_variants import (
     BA_PAPER,
     SOURCE,
     STOPS,
-    mean_of,
     variant_settings,
 )
 
@@ -105,9 +105,7 @@ def _figure4(results: Results) -> list[Block]:
 
 def _judge_well(results: Results) -> Verdict:
     """Whether BA-Momentum trains well at all rates but the largest."""
-    losses = {(v, lr): mean_of(results, last_loss, variant=v, lr=lr) for v in BA for lr in _GOOD}
-    if any(map(math.isnan, losses.values())):
-        return Verdict("open", "not run")
+    losses = {(v, lr): mean_of(map(last_loss, results.of(variant=v, lr=lr))) for v in BA for lr in _GOOD}
     texts = ", ".join(f"{v} at {lr:g}: {loss:.3g}" for (v, lr), loss in losses.items())
     checks = [loss < _WELL for loss in losses.values()]
     return Verdict(answer_of(checks), f"final training losses, to be below {_WELL:.3g}: {texts}")
@@ -115,9 +113,7 @@ def _judge_well(results: Results) -> Verdict:
 
 def _judge_failing(results: Results) -> Verdict:
     """Whether training fails at 0.05, with BA and without."""
-    losses = {v: mean_of(results, last_loss, variant=v, lr=0.05) for v in _VARIANTS}
-    if any(map(math.isnan, losses.values())):
-        return Verdict("open", "not run")
+    losses = {v: mean_of(map(last_loss, results.of(variant=v))) for v in _VARIANTS}
     texts = ", ".join(f"{v} {loss:.3g}" for v, loss in losses.items())
     checks = [loss > _BADLY for loss in losses.values()]
     return Verdict(answer_of(checks), f"final training losses at 0.05, to be above {_BADLY:.3g}: {texts}")
@@ -125,16 +121,14 @@ def _judge_failing(results: Results) -> Verdict:
 
 def _judge_faster(results: Results) -> Verdict:
     """Whether the loss in the end falls with the rate."""
-    losses = {v: [mean_of(results, last_loss, variant=v, lr=lr) for lr in _GOOD] for v in BA}
-    if any(map(math.isnan, (loss for own in losses.values() for loss in own))):
-        return Verdict("open", "not run")
+    losses = {v: [mean_of(map(last_loss, results.of(variant=v, lr=lr))) for lr in _GOOD] for v in BA}
     texts = "; ".join(f"{v} {', '.join(f'{loss:.3g}' for loss in own)}" for v, own in losses.items())
-    checks = [after < before for own in losses.values() for before, after in itertools.pairwise(own)]
+    checks = [all(after < before for before, after in itertools.pairwise(own)) for own in losses.values()]
     return Verdict(answer_of(checks), f"at 0.005, 0.01, 0.02: {texts}")
 
 
 def boom(outcome: Outcome) -> float:
-    """The samples at which batches begin to grow: the first evaluation since which their mean is over 40.
+    """The samples at which batches begin to grow: at the first evaluation kept since which their mean is over 40.
 
     Args:
         outcome: Of a run with BA.
@@ -158,7 +152,7 @@ def plateau(outcome: Outcome) -> float:
         outcome: Of a run whose training loss was evaluated.
 
     Returns:
-        Samples at the first evaluation that is so near to the lowest one; nan where there is none.
+        Samples at the first evaluation, of those kept, that is so near to the lowest one; nan where there is none.
     """
     samples, losses = np.array(outcome.curve("samples_seen")), np.array(outcome.curve("train_loss"))
     usable = np.isfinite(losses) & (losses > 0)
@@ -214,35 +208,33 @@ def _figure5(results: Results) -> list[Block]:
 
 
 def _booms(results: Results, variant: str) -> dict[float, float]:
-    """The epoch of the boom at each rate that was run, infinite where there was none."""
-    found = {
-        lr: mean_of(results, _boom_epoch, variant=variant, lr=lr) for lr in _GOOD if results.of(variant=variant, lr=lr)
-    }
+    """The epoch of the boom at each rate, infinite where there was none."""
+    found = {lr: mean_of(map(_boom_epoch, results.of(variant=variant, lr=lr))) for lr in _GOOD}
     return {lr: math.inf if math.isnan(epoch) else epoch for lr, epoch in found.items()}
 
 
 def _judge_earlier(results: Results) -> Verdict:
     """Whether batches grow earlier at larger rates."""
     booms = {variant: _booms(results, variant) for variant in BA}
-    if any(len(own) < len(_GOOD) for own in booms.values()):
-        return Verdict("open", "not run")
     texts = "; ".join(f"{v}: {', '.join(map(_epoch_text, own.values()))}" for v, own in booms.items())
-    orders = [list(own.values()) for own in booms.values()]
-    checks = [after < before for own in orders for before, after in itertools.pairwise(own)]
-    return Verdict(answer_of(checks), f"epochs of the boom at 0.005, 0.01, 0.02: {texts}")
+    evidence = f"epochs of the boom at 0.005, 0.01, 0.02: {texts}"
+    if not any(map(math.isfinite, (epoch for own in booms.values() for epoch in own.values()))):
+        return Verdict("open", f"{evidence}; the runs are too short for one")
+    checks = [all(after < before for before, after in itertools.pairwise(own.values())) for own in booms.values()]
+    return Verdict(answer_of(checks), evidence)
 
 
 def _judge_together(results: Results) -> Verdict:
     """Whether batches grow when Mini-32's loss stops falling: at most a tenth of the run apart."""
-    flat = {lr: mean_of(results, _plateau_epoch, variant="Mini-32", lr=lr) for lr in _GOOD}
+    flat = {lr: mean_of(map(_plateau_epoch, results.of(variant="Mini-32", lr=lr))) for lr in _GOOD}
     booms = {variant: _booms(results, variant) for variant in BA}
-    if any(len(own) < len(_GOOD) for own in booms.values()) or any(map(math.isnan, flat.values())):
-        return Verdict("open", "not run")
     texts = "; ".join(
         f"{lr:g}: plateau {flat[lr]:.0f}, boom {' and '.join(_epoch_text(booms[v][lr]) for v in BA)}" for lr in _GOOD
     )
-    checks = [abs(booms[v][lr] - flat[lr]) <= 0.1 * _EPOCHS for v in BA for lr in _GOOD]
-    return Verdict(answer_of(checks), f"epochs, code's stop and paper's: {texts}")
+    evidence = f"epochs, code's stop and paper's: {texts}"
+    if not any(map(math.isfinite, (epoch for own in booms.values() for epoch in own.values()))):
+        return Verdict("open", f"{evidence}; the runs are too short for a boom")
+    return Verdict(answer_of([abs(booms[v][lr] - flat[lr]) <= 0.1 * _EPOCHS for v in BA for lr in _GOOD]), evidence)
 
 
 def _epoch_text(epoch: float) -> str:
@@ -251,9 +243,9 @@ def _epoch_text(epoch: float) -> str:
 
 _ABOUT = f"""
 Batches grow, says the paper, when the training loss has become small, at iterations 60,000 to 80,000 with rate 0.01.
-That is far beyond what two cores can do on all images; so these runs have a tenth of them, 600 a class, which a small
-network learns by heart within {_EPOCHS} epochs: two convolutions in PyTorch's own initialisation, momentum 0.9, first
-batch 32, no weight decay, nothing held out, one seed. {STOPS}
+That is far beyond what two cores can do on all images; so these runs have a tenth of them, 600 a class, and a small
+network, for {_EPOCHS} epochs; even so its training loss ends far above the paper's. The network has two convolutions in
+PyTorch's own initialisation; momentum 0.9, first batch 32, no weight decay, nothing held out, one seed. {STOPS}
 """
 
 EXPERIMENTS: Sequence[Experiment] = (
@@ -280,6 +272,7 @@ EXPERIMENTS: Sequence[Experiment] = (
                 text="At 0.05 training fails, with BA and with Mini-32.",
                 criterion=f"all final training losses are above {_BADLY:.3g}, half of that of a guess",
                 judge=_judge_failing,
+                place={"lr": 0.05},
             ),
         ),
     ),

@@ -2,8 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
-from statistics import mean
+from collections.abc import Mapping
 from typing import Any
 
 from gradbatch.experiments.curves import Points
@@ -15,6 +14,7 @@ from gradbatch.experiments.reproduce.cells import (
     best,
     last_loss,
     lines,
+    mean_of,
     mean_size,
     percent,
     spread,
@@ -37,8 +37,7 @@ __all__ = [
     "judge_level",
     "judge_loss_rank",
     "loss_panel",
-    "mean_of",
-    "not_run",
+    "never_drew",
     "score_table",
     "size_plot",
     "variant_settings",
@@ -88,36 +87,6 @@ def variant_settings(variant: str, *, momentum: float, epochs: int) -> dict[str,
     stop = "code" if variant == BA_CODE else "paper"
     overshoot = "accept" if variant == BA_ACCEPTS else "cap"
     return common | {"rule": "ba", "set": (f"momentum={momentum:g}", f"stop={stop}", f"overshoot={overshoot}")}
-
-
-def mean_of(results: Results, of: Callable[[Any], float], **place: Any) -> float:
-    """A number's mean over seeds, infinite or nan where one run's is, and nan where nothing was run.
-
-    Args:
-        results: What came out.
-        of: The number of an outcome.
-        **place: Where in the tables.
-
-    Returns:
-        The mean.
-    """
-    found = [of(outcome) for outcome in results.of(**place)]
-    return mean(found) if found else math.nan
-
-
-def not_run(results: Results, variants: Sequence[str], **place: Any) -> list[str]:
-    """Variants of which a trial is still to be run, so that it is too early to compare them.
-
-    Args:
-        results: What came out, and of which trials.
-        variants: Those that are compared; what the experiment does not run at that place is not waited for.
-        **place: Where in the tables.
-
-    Returns:
-        Their names.
-    """
-    waiting = {own.place.get("variant") for own in results.at(**place).trials if own.key not in results.outcomes}
-    return [variant for variant in variants if variant in waiting]
 
 
 def score_table(
@@ -191,35 +160,55 @@ def size_plot(results: Results, *, name: str, caption: str, **place: Any) -> Plo
     return Plot(name=name, caption=caption, legend=[f"BA-{optimizer}" for optimizer in MOMENTA], panels=panels)
 
 
-def judge_level(optimizer: str, *, within: float, score: str, **place: Any) -> Claim:
+def never_drew(results: Results, optimizer: str) -> str:
+    """Why nothing can be said of BA where it never took a batch larger than the first.
+
+    Args:
+        results: What came out.
+        optimizer: Of `MOMENTA`.
+
+    Returns:
+        A sentence; empty where some batch was larger.
+    """
+    found = [outcome for variant in BA for outcome in results.of(variant=variant, optimizer=optimizer)]
+    if any(max(outcome.values["course"]["largest"]) > 32 for outcome in found):
+        return ""
+    most = max(outcome.number("updates") for outcome in found)
+    return f"BA-{optimizer} never drew: all of its batches had 32 samples, in up to {most:,.0f} updates, as Mini-32's"
+
+
+def judge_level(optimizer: str, *, num_test: int, score: str, **place: Any) -> Claim:
     """Whether BA's best score is level with the best fixed batch's.
 
     Args:
         optimizer: Of `MOMENTA`.
-        within: How far it may lie below, as a share.
+        num_test: Samples that it is measured on.
         score: What is compared, in words.
         **place: Where in the tables.
 
     Returns:
-        The claim.
+        The claim; open where BA is no more than a fixed batch of 32.
     """
 
     def judge(results: Results) -> Verdict:
-        means = {v: mean_of(results, best, variant=v, optimizer=optimizer, **place) for v in (*FIXED, *BA)}
-        fixed = {name: means[name] for name in FIXED if math.isfinite(means[name])}
-        ours = {name: means[name] for name in BA if results.of(variant=name, optimizer=optimizer, **place)}
-        waiting = not_run(results, (*FIXED, *BA), optimizer=optimizer, **place)
-        if waiting or not fixed or not ours:
-            return Verdict("open", _waiting_text(waiting))
-        top = max(fixed, key=fixed.__getitem__)
-        texts = ", ".join(f"{name} {percent(value)}" for name, value in ours.items())
-        answer = answer_of([value > fixed[top] - within for value in ours.values()])
-        return Verdict(answer, f"{texts}; best fixed batch: {top} {percent(fixed[top])}, in per cent")
+        means = {v: mean_of(map(best, results.of(variant=v))) for v in (*FIXED, *BA)}
+        top = max(FIXED, key=means.__getitem__)
+        texts = ", ".join(f"{name} {percent(means[name])}" for name in BA)
+        evidence = f"{texts}; best fixed batch: {top} {percent(means[top])}, in per cent"
+        if idle := never_drew(results, optimizer):
+            return Verdict("open", f"{idle}. {evidence}")
+        chance = 2 * math.sqrt(2 * means[top] * (1 - means[top]) / num_test)
+        return Verdict(
+            answer_of([means[name] > means[top] - chance for name in BA]),
+            f"{evidence}; two standard errors are {100 * chance:.2f} points",
+        )
 
     return Claim(
         text=f"BA-{optimizer}'s best {score} is level with that of the best fixed batch.",
-        criterion=f"with each stop, it lies less than {100 * within:g} points below",
+        criterion=f"with each stop, it lies less than two standard errors of a difference on {num_test:,} test samples "
+        "below",
         judge=judge,
+        place={**place, "optimizer": optimizer},
     )
 
 
@@ -236,13 +225,17 @@ def judge_falling(text: str, optimizer: str, **place: Any) -> Claim:
     """
 
     def judge(results: Results) -> Verdict:
-        means = [mean_of(results, best, optimizer=optimizer, variant=variant, **place) for variant in FIXED]
-        if not all(map(math.isfinite, means)):
-            return Verdict("open", "not run")
+        means = [mean_of(map(best, results.of(variant=variant))) for variant in FIXED]
         texts = ", ".join(f"{name} {percent(value)}" for name, value in zip(FIXED, means, strict=True))
-        return Verdict(answer_of([after < before for before, after in itertools.pairwise(means)]), f"{texts} %")
+        is_falling = all(after < before for before, after in itertools.pairwise(means))
+        return Verdict("holds" if is_falling else "does not hold", f"{texts} %")
 
-    return Claim(text=text, criterion="each fixed batch scores below the next smaller one", judge=judge)
+    return Claim(
+        text=text,
+        criterion="each fixed batch scores below the next smaller one",
+        judge=judge,
+        place={**place, "optimizer": optimizer},
+    )
 
 
 def judge_loss_rank(text: str, optimizer: str, *, rank: int, **place: Any) -> Claim:
@@ -255,27 +248,19 @@ def judge_loss_rank(text: str, optimizer: str, *, rank: int, **place: Any) -> Cl
         **place: Where in the tables.
 
     Returns:
-        The claim.
+        The claim; open where BA is no more than a fixed batch of 32.
     """
 
     def judge(results: Results) -> Verdict:
-        losses = {
-            variant: mean_of(results, last_loss, variant=variant, optimizer=optimizer, **place) for variant in VARIANTS
-        }
-        others = {name: loss for name, loss in losses.items() if name not in BA and not math.isnan(loss)}
-        ours = {name: losses[name] for name in BA if not math.isnan(losses[name])}
-        waiting = not_run(results, VARIANTS, optimizer=optimizer, **place)
-        if waiting or not ours or len(others) < rank:  # among so few others every loss would have the rank
-            return Verdict("open", _waiting_text(waiting))
-        places = {name: 1 + sum(other < loss for other in others.values()) for name, loss in ours.items()}
-        ordered = sorted({**others, **ours}.items(), key=lambda item: item[1])
+        losses = {variant: mean_of(map(last_loss, results.of(variant=variant))) for variant in VARIANTS}
+        ordered = sorted(losses.items(), key=lambda item: item[1])
         evidence = "final training losses: " + ", ".join(f"{name} {loss:.3g}" for name, loss in ordered)
-        return Verdict(answer_of([math.isfinite(ours[name]) and places[name] <= rank for name in ours]), evidence)
+        if idle := never_drew(results, optimizer):
+            return Verdict("open", f"{idle}. {evidence}")
+        others = [loss for name, loss in losses.items() if name not in BA]
+        places = {name: 1 + sum(other < losses[name] for other in others) for name in BA}
+        return Verdict(answer_of([math.isfinite(losses[name]) and places[name] <= rank for name in BA]), evidence)
 
     most = "none" if rank == 1 else f"at most {rank - 1}"
     criterion = f"with each stop, of the fixed batches and Manual {most} ends with a lower training loss"
-    return Claim(text=text, criterion=criterion, judge=judge)
-
-
-def _waiting_text(waiting: Sequence[str]) -> str:
-    return ": ".join(["not run", *([", ".join(waiting)] if waiting else [])])
+    return Claim(text=text, criterion=criterion, judge=judge, place={**place, "optimizer": optimizer})

@@ -1,5 +1,6 @@
 """What the rules are compared on: seven tasks, each with a model, a budget of samples and a range of learning rates."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ class Bench:
         settings: Of all its runs.
         samples: The budget.
         train_samples: In an epoch, without those held out.
+        test_samples: That scores are measured on; ``None`` for parts of one text, which are not independent.
         rates: Learning rates of a 30-fold range, by optimizer.
         chance: The score of a model that knows nothing, which stands for a run that diverged.
         seeds: Runs of each contender.
@@ -31,6 +33,7 @@ class Bench:
     settings: Mapping[str, Any]
     samples: int
     train_samples: int
+    test_samples: int | None
     rates: Mapping[str, Sequence[float]]
     chance: float = 0.1
     seeds: int = 3
@@ -57,6 +60,19 @@ class Bench:
             return 100 * (best - score)
         return 100 * (score - best) / best
 
+    def resolution(self, score: float) -> float:
+        """How large a difference between two models must be to be more than the chance of the test set.
+
+        Args:
+            score: Of the better one.
+
+        Returns:
+            In the units of `loss_of`: two standard errors of a difference of two shares; 1 % for losses.
+        """
+        if self.test_samples is None:
+            return 1.0
+        return 100 * 2 * math.sqrt(2 * score * (1 - score) / self.test_samples)
+
     @property
     def unit(self) -> str:
         """What `loss_of` is in."""
@@ -80,6 +96,7 @@ BENCHES: Mapping[str, Bench] = {
             settings={"task": "digits", "model": "mlp", "validation": 0.2},
             samples=24_000,
             train_samples=1_150,
+            test_samples=360,
             rates={"sgd": _rates(3e-3), "adam": _rates(3e-4)},
             sizes=(4, 8, 16, 32, 64, 128, 256, 512),
         ),
@@ -88,6 +105,7 @@ BENCHES: Mapping[str, Bench] = {
             settings={"task": "mnist", "model": "mlp", "per_class": 60, **_MANY},
             samples=36_000,
             train_samples=600,
+            test_samples=10_000,
             rates={"sgd": _rates(1e-3), "adam": _ADAM},
             sizes=(4, 8, 16, 32, 64, 128, 256, 512),
         ),
@@ -96,6 +114,7 @@ BENCHES: Mapping[str, Bench] = {
             settings={"task": "mnist", "model": "mlp", **_MANY},
             samples=300_000,
             train_samples=55_000,
+            test_samples=10_000,
             rates={"sgd": _rates(1e-3), "adam": _ADAM},
             seeds=1,
             is_dear=True,
@@ -105,6 +124,7 @@ BENCHES: Mapping[str, Bench] = {
             settings={"task": "fashion-mnist", "model": "small-cnn", **_MANY},
             samples=180_000,
             train_samples=55_000,
+            test_samples=10_000,
             rates={"sgd": _rates(1e-3), "adam": _ADAM},
             seeds=1,
             is_dear=True,
@@ -115,6 +135,7 @@ BENCHES: Mapping[str, Bench] = {
             settings={"task": "cifar10", "model": "small-cnn", "validation": 0.1},
             samples=150_000,
             train_samples=45_000,
+            test_samples=10_000,
             rates={"sgd": _rates(1e-3), "adam": _ADAM},
             seeds=1,
             is_dear=True,
@@ -125,6 +146,7 @@ BENCHES: Mapping[str, Bench] = {
             settings={"task": "semeval", "model": "small-bilstm", "validation": 0.1},
             samples=21_600,
             train_samples=7_200,
+            test_samples=2_717,
             rates={"sgd": _rates(1e-2), "adam": _ADAM},
             chance=0.0,
             seeds=1,
@@ -136,6 +158,7 @@ BENCHES: Mapping[str, Bench] = {
             settings={"task": "shakespeare", "model": "small-transformer", "validation": 0.05},
             samples=28_000,
             train_samples=14_901,
+            test_samples=None,
             rates={"sgd": _rates(1e-2), "adam": _ADAM},
             chance=6.022,
             evaluations=6,

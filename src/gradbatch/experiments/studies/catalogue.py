@@ -12,6 +12,7 @@ from gradbatch.experiments.studies import (
     cabs,
     dba,
     dba_audit,
+    dba_figures,
     regret,
     speed,
 )
@@ -22,6 +23,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     experiment.name: experiment
     for family in (
         dba,
+        dba_figures,
         dba_audit,
         ba,
         ba_rates,

@@ -1,14 +1,13 @@
 """An audit of DBA's Table 1: which reading of the text, or which slip, gives its data-scarce rows?"""
 
 from collections.abc import Mapping, Sequence
-from statistics import mean
 from typing import Any
 
-from gradbatch.experiments.reproduce.cells import NONE, at_validation_best, best, lines, percent, spread
+from gradbatch.experiments.reproduce.cells import NONE, at_validation_best, best, lines, mean_of, percent, spread
 from gradbatch.experiments.reproduce.experiment import Block, Claim, Experiment, Scale, Table, Verdict
 from gradbatch.experiments.reproduce.results import Results
 from gradbatch.experiments.reproduce.trial import Trial, trial
-from gradbatch.experiments.studies.dba import PAPER, SOURCE, row_settings
+from gradbatch.experiments.studies.dba import DATA, PAPER, SOURCE, row_settings
 
 __all__ = ["EXPERIMENTS"]
 
@@ -33,12 +32,11 @@ _READINGS: Mapping[str, Mapping[str, Any]] = {
 }
 """Readings of what the paper leaves open, at 1 % of MNIST with SGD."""
 
-_CAPS: Mapping[str, int] = {"10 %": 2048, "1 %": 600, "10 a class": 100}
-"""The largest batch on each part of MNIST."""
+_SCARCE = ("10 %", "1 %", "10 a class")
+"""The parts of MNIST that the slips are about."""
 
-_SUBSETS: Mapping[str, int] = {"10 %": 6000, "1 %": 600, "10 a class": 100}
-"""Images in each part."""
-
+_MOST = 2048
+"""The largest batch of the paper, in samples; no larger than the subset."""
 
 _SLIPS = ("whole set in the loader", "a new subset every epoch")
 _RACED = ("SGD 64", "DBA+SGD norm", "DBA+SGD variance")
@@ -48,7 +46,7 @@ def _slip_trials(scale: Scale) -> list[Trial]:
     """The loader over the whole training set, while only the caps of the batch size come from the subset."""
     return [
         trial(place={"slip": slip, "variant": variant, "data": data}, **_slip_settings(slip, variant, data, scale))
-        for data in _CAPS
+        for data in _SCARCE
         for slip in _SLIPS
         for variant in _RACED
     ]
@@ -58,11 +56,16 @@ def _slip_settings(slip: str, variant: str, data: str, scale: Scale) -> dict[str
     """What a run with a slip sets."""
     settings = row_settings(variant, data) | {"per_class": None}
     if variant.startswith("DBA"):
-        settings["set"] = (*settings["set"], f"max_batch_size={_CAPS[data]}")
+        settings["set"] = (*settings["set"], f"max_batch_size={min(_MOST, _num_images(data))}")
     if scale == "quick":
         return settings | {"samples": 2000}
     is_whole = slip == "whole set in the loader"
-    return settings | ({"epochs": 25} if is_whole else {"samples": 150 * _SUBSETS[data]})
+    return settings | ({"epochs": 25} if is_whole else {"samples": 150 * _num_images(data)})
+
+
+def _num_images(data: str) -> int:
+    """Images in a part of MNIST."""
+    return 10 * (DATA[data] or 6000)
 
 
 def _audit_trials(scale: Scale) -> list[Trial]:
@@ -79,7 +82,17 @@ def _audit_trials(scale: Scale) -> list[Trial]:
 
 def _audit(results: Results) -> list[Block]:
     """What each reading and each slip gives."""
-    readings = [
+    return [
+        "### Readings of the text, 1 % of MNIST",
+        _readings_table(results),
+        "### Slips of protocol",
+        _slips_table(results),
+    ]
+
+
+def _readings_table(results: Results) -> Table:
+    """The accuracy of each reading."""
+    rows = [
         [
             name,
             spread(map(best, found), percent),
@@ -90,66 +103,77 @@ def _audit(results: Results) -> list[Block]:
         for name in _READINGS
         if (found := results.of(reading=name))
     ]
+    return Table(
+        caption="Best test accuracy, that at the epoch the validation images would choose, and the share of the "
+        "samples that an update used, a mean over updates, in per cent. The paper has 96.77 (norm) and 97.83 "
+        "(variance).",
+        head=["reading", "best", "chosen", "used", "log lines"],
+        rows=rows,
+    )
+
+
+def _slips_table(results: Results) -> Table:
+    """The accuracy with each slip."""
     rows = []
     for slip in _SLIPS:
         for variant in _RACED:
-            found = {data: results.of(slip=slip, variant=variant, data=data) for data in _CAPS}
+            found = {data: results.of(slip=slip, variant=variant, data=data) for data in _SCARCE}
             cells = [
                 f"{PAPER[variant].get(data, NONE)} / **{spread(map(best, outcomes), percent)}**"
                 for data, outcomes in found.items()
             ]
             rows.append([slip, variant, *cells, lines([o for outcomes in found.values() for o in outcomes])])
-    return [
-        "### Readings of the text, 1 % of MNIST",
-        Table(
-            caption="Best test accuracy, that at the epoch the validation images would choose, and the share of the "
-            "samples that updates used, in per cent. The paper has 96.77 (norm) and 97.83 (variance).",
-            head=["reading", "best", "chosen", "used", "log lines"],
-            rows=readings,
-        ),
-        "### Slips of protocol",
-        Table(
-            caption="Best test accuracy in per cent, the paper's and ours, when more of MNIST than the subset comes "
-            "through the loader and only the largest batch size is the subset's.",
-            head=["slip", "", *(f"{data}: paper / ours" for data in _CAPS), "log lines"],
-            rows=rows,
-        ),
-    ]
+    return Table(
+        caption="Best test accuracy in per cent, the paper's and ours, when more of MNIST than the subset comes "
+        "through the loader and only the largest batch size is the subset's. With 10 a class the batch of “SGD 64” is "
+        "25, as in Table 1.",
+        head=["slip", "", *(f"{data}: paper / ours" for data in _SCARCE), "log lines"],
+        rows=rows,
+    )
 
 
 def _judge_readings(results: Results) -> Verdict:
-    """Whether any reading of the text gives the paper's number at 1 %."""
-    found = {name: results.of(reading=name) for name in _READINGS}
-    if not all(found.values()):
-        return Verdict("open", "not run")
-    means = {name: mean(map(best, outcomes)) for name, outcomes in found.items() if name != "SGD 64"}
-    top = max(means, key=means.__getitem__)
+    """Whether any reading of the text gives its metric's number at 1 %."""
+    gaps = {}
+    for name, changes in _READINGS.items():
+        if "set" in changes:
+            row = "DBA+SGD norm" if "metric=norm" in changes["set"] else "DBA+SGD variance"
+            gaps[name] = 100 * mean_of(map(best, results.of(reading=name))) - PAPER[row]["1 %"]
+    nearest = max(gaps, key=gaps.__getitem__)
     return Verdict(
-        "holds" if means[top] > 0.96 else "does not hold",
-        f"of {len(means)} readings the best is “{top}” with {percent(means[top])} %; the paper has 97.83",
+        "holds" if any(abs(gap) <= 1 for gap in gaps.values()) else "does not hold",
+        f"of {len(gaps)} readings “{nearest}” comes nearest: {gaps[nearest]:+.2f} points from the paper's number",
     )
 
 
 def _judge_slip(results: Results) -> Verdict:
     """Whether DBA with the whole set in the loader has the paper's numbers to a point, or at least the two scarcest."""
-    gaps: dict[str, float] = {}
-    for data in _CAPS:
-        for variant in _RACED[1:]:
-            found = results.of(slip=_SLIPS[0], variant=variant, data=data)
-            if not found or not results.of(slip=_SLIPS[0], variant="SGD 64", data="1 %"):
-                return Verdict("open", "not run")
-            if data in PAPER[variant]:
-                paper = float(PAPER[variant][data].split()[0])
-                gaps[f"{variant} {data}"] = 100 * mean(map(best, found)) - paper
-    is_close = {name: abs(gap) <= 1 for name, gap in gaps.items()}
-    scarce = [close for name, close in is_close.items() if "10 %" not in name]
-    answer = "holds" if all(is_close.values()) else "in part" if all(scarce) else "does not hold"
-    baseline = best(results.of(slip=_SLIPS[0], variant="SGD 64", data="1 %")[0])
-    texts = ", ".join(f"{name} {gap:+.2f}" for name, gap in gaps.items())
+    gaps = {
+        (variant, data): 100 * mean_of(map(best, results.of(variant=variant, data=data))) - PAPER[variant][data]
+        for data in _SCARCE
+        for variant in _RACED
+        if variant != "SGD 64" and data in PAPER[variant]
+    }
+    is_close = {row: abs(gap) <= 1 for row, gap in gaps.items()}
+    is_close_where_scarce = [close for (_, data), close in is_close.items() if data != "10 %"]
+    answer = "holds" if all(is_close.values()) else "in part" if all(is_close_where_scarce) else "does not hold"
+    baseline = mean_of(map(best, results.of(variant="SGD 64", data="1 %")))
+    texts = ", ".join(f"{variant} {data} {gap:+.2f}" for (variant, data), gap in gaps.items())
     return Verdict(
         answer, f"ours less the paper's, in points: {texts}; SGD 64 would have had {percent(baseline)} % then"
     )
 
+
+_ABOUT = """
+What could give the paper's 97.8 % with 600 images? First the readings of what its text leaves open, with SGD on 1 % of
+MNIST. Then slips of protocol that are easily made: the loader holds the whole training set while only the largest batch
+comes from the subset (25 epochs of all images); or a new subset is drawn whenever the loader is made anew, which is
+after every epoch: here 150 times the subset's size in samples, drawn without replacement from all images, so that DBA's
+batch and the plateau of the rate see the ends of far fewer epochs than they would. About 97 % is what DBA comes to
+whenever it sees all images; so the first slip is compatible with the paper's numbers and does not show how they came
+about. (With 10 % and 1 % its runs are the same ones: the batch never comes to its bound.) Settings as in
+[Table 1](dba-table1.md).
+"""
 
 EXPERIMENTS: Sequence[Experiment] = (
     Experiment(
@@ -157,26 +181,24 @@ EXPERIMENTS: Sequence[Experiment] = (
         log="dba-audit",
         title="DBA, an audit of the data-scarce rows",
         source=f"{SOURCE}, Table 1",
-        about="What could give the paper's 97.8 % with 600 images? First the readings of what its text leaves open, "
-        "with SGD on 1 % of MNIST. Then slips of protocol that are easily made: the loader holds the whole training "
-        "set while only the largest batch comes from the subset (25 epochs of all images); or a new subset is drawn "
-        "whenever the loader is made anew, which is after every epoch: here 150 times the subset's size in samples, "
-        "drawn without replacement from all images, so that DBA's batch and the plateau of the rate see the ends of "
-        "far fewer epochs than they would. Settings as in [Table 1](dba-table1.md).",
+        about=_ABOUT,
         trials=_audit_trials,
         blocks=_audit,
         claims=(
             Claim(
-                text="Some reading of the text gives about 97.8 % with 1 % of MNIST.",
-                criterion="the best reading is above 96 %",
+                text="Some reading of the text gives the paper's accuracy with 1 % of MNIST.",
+                criterion="some reading is within a point of the paper's number for its metric, 96.77 % for the norm "
+                "and 97.83 % for the variance and what may stand for it",
                 judge=_judge_readings,
+                is_ours=True,
             ),
             Claim(
                 text="A loader over the whole training set, for DBA alone, gives the numbers of the paper.",
                 criterion="all of the paper's numbers for DBA with SGD on parts of MNIST are met to a point (in "
-                "part: those "
-                "at 1 % and 10 a class)",
+                "part: those at 1 % and 10 a class)",
                 judge=_judge_slip,
+                is_ours=True,
+                place={"slip": _SLIPS[0]},
             ),
         ),
     ),

@@ -1,12 +1,12 @@
 """What a rule gains or loses on a task, in one number each; nan unless everything that it takes was run."""
 
 import math
-from collections.abc import Sequence
-from statistics import mean
+from collections.abc import Callable
 
-from gradbatch.experiments.studies.standings import Field
+from gradbatch.experiments.reproduce.cells import mean_of
+from gradbatch.experiments.studies.standings import Field, Standing
 
-__all__ = ["against", "matched", "mean_of", "spread_ratio", "update_ratio"]
+__all__ = ["against", "matched", "spread_ratio", "time_ratio", "update_ratio"]
 
 
 def matched(field: Field, rule: str, *, kind: str = "none") -> float:
@@ -24,20 +24,20 @@ def matched(field: Field, rule: str, *, kind: str = "none") -> float:
     return mean_of(field.regrets(rule, kind)) if is_known else math.nan
 
 
-def against(field: Field, rule: str, *, kind: str) -> float:
+def against(field: Field, rule: str, *kinds: str) -> float:
     """Regret of a rule at its own best rate against the best cell of the grid, both chosen on the validation set.
 
     Args:
         field: The task.
         rule: A name of `RULES`.
-        kind: ``"none"`` for constant rates in the grid, ``"cosine"`` for those that decay.
+        *kinds: ``"none"`` for constant rates in the grid, ``"cosine"`` for those that decay; or both.
 
     Returns:
         In the units of `Bench.loss_of`; below 0 the rule gains.
     """
     mine = field.best(field.over_rates(kind="rule", rule=rule))
-    best = field.best_of_grid(kind)
-    if mine is None or best is None or not (_is_known(field, rule) and field.has(kind=kind)):
+    best = field.best_of_grid(*kinds)
+    if mine is None or best is None or not (_is_known(field, rule) and all(field.has(kind=kind) for kind in kinds)):
         return math.nan
     return field.bench.loss_of(mine.test, best.test)
 
@@ -70,22 +70,28 @@ def update_ratio(field: Field, rule: str) -> float:
     Returns:
         The share.
     """
+    return _ratio(field, rule, lambda one: one.updates)
+
+
+def time_ratio(field: Field, rule: str) -> float:
+    """Seconds of training, as a share of those of the best constant batch at each rate, a mean over the rates.
+
+    Args:
+        field: The task.
+        rule: A name of `RULES`.
+
+    Returns:
+        The share; rough, for the runs shared the machine.
+    """
+    return _ratio(field, rule, lambda one: one.seconds)
+
+
+def _ratio(field: Field, rule: str, of: Callable[[Standing], float]) -> float:
+    """A number of a rule over that of the best constant batch at each rate, a mean over the rates."""
     if not _is_known(field, rule):
         return math.nan
     pairs = ((one, field.best_constant(one.rate)) for one in field.over_rates(kind="rule", rule=rule))
-    return mean_of([one.updates / constant.updates for one, constant in pairs if constant is not None])
-
-
-def mean_of(values: Sequence[float]) -> float:
-    """The mean, nan of nothing.
-
-    Args:
-        values: Any number of them.
-
-    Returns:
-        Their mean.
-    """
-    return mean(values) if values else math.nan
+    return mean_of(of(one) / of(constant) for one, constant in pairs if constant is not None)
 
 
 def _is_known(field: Field, rule: str) -> bool:

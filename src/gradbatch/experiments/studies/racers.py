@@ -15,7 +15,7 @@ from torch.optim import SGD
 from gradbatch._types import Rule
 from gradbatch.controller import Controller
 from gradbatch.experiments.data import Split
-from gradbatch.rules import BA, CABS, DBA, Fixed
+from gradbatch.rules import BA, CABS, DBA, Fixed, NoiseFloor
 from gradbatch.stream import SampleStream
 
 __all__ = ["RACERS", "Case", "Take", "per_sample", "select"]
@@ -25,6 +25,9 @@ STRIDE = 16
 
 Take = Callable[[int], None]
 """Takes that many steps."""
+
+PerSample = Callable[[Tensor, Tensor], tuple[Mapping[str, Tensor], Tensor]]
+"""From a batch to the gradients of single samples by parameter, [B, *shape], and the losses, [B]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,44 +74,42 @@ def controlled(case: Case, rule: Callable[[int], Rule[Any]]) -> Take:
 
 
 def sample_by_sample(case: Case) -> Take:
-    r"""BA as in its authors' code: a batch of one for each sample, and sums of the gradients and of their squares."""
+    """BA as in its authors' code: a batch of one for each sample, and sums of the gradients and of their squares."""
+    return _stepping(case, partial(deviation_sample_by_sample, case))
+
+
+def deviation_sample_by_sample(case: Case, inputs: Tensor, targets: Tensor) -> float:
+    r"""Set the mean gradient, and compute $\sqrt{\bar g^\top\operatorname{diag}(\hat\Sigma)\bar g}$, with n - 1."""
     parameters = list(case.model.parameters())
-
-    def go_backward(inputs: Tensor, targets: Tensor) -> None:
-        count = len(inputs)
-        sums, squares = ([torch.zeros_like(p) for p in parameters] for _ in range(2))
-        for sample in range(count):
-            grads = torch.autograd.grad(
-                case.loss(inputs[sample : sample + 1], targets[sample : sample + 1]), parameters
-            )
-            for grad, total, square in zip(grads, sums, squares, strict=True):
-                total += grad
-                square.addcmul_(grad, grad)
-        variance = 0.0
-        for parameter, total, square in zip(parameters, sums, squares, strict=True):
-            mean = total / count
-            spread = (square - count * mean.square()) / (count - 1)
-            variance += (mean.square() * spread).sum().item()
-            parameter.grad = mean
-        math.sqrt(max(0.0, variance))
-
-    return _stepping(case, go_backward)
+    count = len(inputs)
+    sums, squares = ([torch.zeros_like(p) for p in parameters] for _ in range(2))
+    for sample in range(count):
+        grads = torch.autograd.grad(case.loss(inputs[sample : sample + 1], targets[sample : sample + 1]), parameters)
+        for grad, total, square in zip(grads, sums, squares, strict=True):
+            total += grad
+            square.addcmul_(grad, grad)
+    projected = 0.0
+    for parameter, total, square in zip(parameters, sums, squares, strict=True):
+        mean = total / count
+        variances = (square - count * mean.square()) / (count - 1)
+        projected += (mean.square() * variances).sum().item()
+        parameter.grad = mean
+    return math.sqrt(max(0.0, projected))
 
 
 def materialised_moments(case: Case) -> Take:
     """CABS over the gradients of all samples, which `torch.func` writes out."""
-    gradients = per_sample(case.model)
-    parameters = dict(case.model.named_parameters())
+    return _stepping(case, partial(size_from_materialised, case, per_sample(case.model)))
 
-    def go_backward(inputs: Tensor, targets: Tensor) -> None:
-        rows, losses = gradients(inputs, targets)
-        variance = 0.0
-        for name, parameter in parameters.items():
-            parameter.grad = rows[name].mean(0)
-            variance += (rows[name].square().sum() / len(inputs) - parameter.grad.square().sum()).item()
-        round(case.lr * variance / losses.mean().item())
 
-    return _stepping(case, go_backward)
+def size_from_materialised(case: Case, gradients: PerSample, inputs: Tensor, targets: Tensor) -> float:
+    r"""Set the mean gradient, and compute CABS' size, $\eta\operatorname{tr}\hat\Sigma/F$, with n in the variance."""
+    rows, losses = gradients(inputs, targets)
+    variance = 0.0
+    for name, parameter in case.model.named_parameters():
+        parameter.grad = rows[name].mean(0)
+        variance += (rows[name].square().sum() / len(inputs) - parameter.grad.square().sum()).item()
+    return case.lr * variance / losses.mean().item()
 
 
 def materialised_selection(case: Case, metric: str) -> Take:
@@ -173,14 +174,14 @@ def select(metric: str, strides: Sequence[Tensor], target: float, *, bottom_up: 
     return chosen
 
 
-def per_sample(model: nn.Module) -> Callable[[Tensor, Tensor], tuple[Mapping[str, Tensor], Tensor]]:
+def per_sample(model: nn.Module) -> PerSample:
     """What materialises the gradients of single samples.
 
     Args:
         model: Whose.
 
     Returns:
-        From a batch to the gradients by parameter, [B, *shape], and the losses, [B].
+        Computes them for a batch.
     """
 
     def loss(parameters: Mapping[str, Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
@@ -217,31 +218,26 @@ def _batches(case: Case) -> Iterator[Split]:
                 yield case.train.at(indices)
 
 
-def _held(rule: Callable[..., Rule[Any]], **settings: object) -> Callable[[Case], Take]:
-    """A rule in this library's loop whose batch size stays; `size` stands for it among the settings."""
+def _held(rule: Callable[[int], Rule[Any]]) -> Callable[[Case], Take]:
+    """A rule in this library's loop, made for a batch size at which it stays."""
+    return partial(controlled, rule=rule)
 
-    def make(size: int) -> Rule[Any]:
-        return rule(**{name: size if value == "size" else value for name, value in settings.items()})
-
-    return partial(controlled, rule=make)
-
-
-_CABS = partial(_held, CABS, min_batch_size="size", max_batch_size="size")
-_BA = partial(_held, BA, m0="size", max_batch_size="size")
-_DBA = partial(_held, DBA, stride=STRIDE, increment=0)
 
 RACERS: Mapping[str, Callable[[Case], Take]] = {
     "plain loop": plain,
-    "our loop, fixed": _held(Fixed),
-    "CABS": _CABS(),
-    "CABS, position": _CABS(moment="position"),
+    "our loop, fixed": _held(lambda size: Fixed()),
+    "NoiseFloor": _held(lambda size: NoiseFloor(min_batch_size=size, max_batch_size=size)),
+    "CABS": _held(lambda size: CABS(min_batch_size=size, max_batch_size=size)),
+    "CABS, position": _held(lambda size: CABS(min_batch_size=size, max_batch_size=size, moment="position")),
     "CABS, materialised": materialised_moments,
-    "BA, exact": _BA(covariance="exact"),
-    "BA, diagonal": _BA(),
+    "BA, exact": _held(lambda size: BA(m0=size, max_batch_size=size, covariance="exact")),
+    "BA, diagonal": _held(lambda size: BA(m0=size, max_batch_size=size)),
     "BA, sample by sample": sample_by_sample,
-    "DBA norm": _DBA(metric="norm"),
+    "DBA norm": _held(lambda size: DBA(stride=STRIDE, increment=0, metric="norm")),
     "DBA norm, materialised": partial(materialised_selection, metric="norm"),
-    "DBA variance": _DBA(metric="variance"),
+    "DBA variance": _held(lambda size: DBA(stride=STRIDE, increment=0, metric="variance")),
     "DBA variance, materialised": partial(materialised_selection, metric="variance"),
 }
-"""The contenders; what is materialised, or goes sample by sample, is how authors compute."""
+"""The contenders. “Materialised” and “sample by sample” are how DBA's and BA's authors compute; CABS' authors compute
+the moment “position”, and “CABS, materialised” is what the exact one takes without the engine.
+"""

@@ -8,15 +8,14 @@ import numpy as np
 
 from gradbatch.experiments.curves import Points
 from gradbatch.experiments.figures import Panel
-from gradbatch.experiments.reproduce.cells import NONE, lines
+from gradbatch.experiments.reproduce.cells import NONE, lines, mean_of
 from gradbatch.experiments.reproduce.drawing import curves_of
 from gradbatch.experiments.reproduce.experiment import Block, Plot, Table
 from gradbatch.experiments.reproduce.results import Results
 from gradbatch.experiments.studies.contest import RULES
-from gradbatch.experiments.studies.gains import mean_of
 from gradbatch.experiments.studies.standings import Field, Standing
 
-__all__ = ["OPTIMIZERS", "plain", "task_blocks"]
+__all__ = ["OPTIMIZERS", "task_blocks", "two_digits"]
 
 OPTIMIZERS = {"sgd": "SGD with momentum 0.9", "adam": "Adam"}
 
@@ -35,7 +34,7 @@ _SHOWN = 0.12
 """How far below the best score the figures go, as a share."""
 
 
-def plain(value: float) -> str:
+def two_digits(value: float) -> str:
     """A distance; a dash for nan.
 
     Args:
@@ -49,10 +48,11 @@ def plain(value: float) -> str:
 
 def _scores_table(field: Field) -> Table:
     """The score of everybody at every rate."""
-    write = field.bench.metric.write
+    best = [field.best_constant(rate) for rate in field.rates]
+    decayed = [field.best_constant(rate, "cosine") for rate in field.rates]
     rows = [
-        _row("best constant batch at each rate", field, [field.best_constant(rate) for rate in field.rates]),
-        _row("the same, cosine decay", field, [field.best_constant(rate, "cosine") for rate in field.rates]),
+        _row("best constant batch at each rate", field, best, shows_size=True),
+        _row("the same, cosine decay", field, decayed, shows_size=True),
     ]
     steady = field.constant_over_rates()
     if steady:
@@ -60,20 +60,15 @@ def _scores_table(field: Field) -> Table:
     for rule in RULES:
         standings = field.over_rates(kind="rule", rule=rule)
         if standings:
-            rows.append(_row(rule, field, standings))
-    best = field.best_of_grid()
-    seeds = max((len(one.outcomes) for rate in field.rates if (one := field.best_constant(rate))), default=0)
-    chosen = (
-        ""
-        if best is None
-        else (f" Of the whole grid validation chooses {best.size} samples at rate {best.rate:g}: {write(best.test)}.")
-    )
+            sizes = {one.only_size for one in standings}
+            stayed = f" (stayed at {sizes.pop()})" if len(sizes) == 1 and None not in sizes else ""
+            rows.append(_row(f"{rule}{stayed}", field, standings))
+    seeds = max((len(one.outcomes) for one in best if one is not None), default=0)
     caption = (
         f"{field.bench.name}, {OPTIMIZERS[field.optimizer]}, {field.samples:,} samples: "
         f"{field.bench.metric.name} on the test set at the end of training, the constant batch's size in brackets "
-        f"(chosen on the validation set), means of up to {seeds} seeds; mean updates over the rates; spread over the "
-        f"rates, in "
-        f"{field.bench.unit}.{chosen}{_chance(field)}"
+        f"(chosen on the validation set); {seeds} seed{'s' if seeds > 1 else ''}; mean updates over the rates; spread "
+        f"over the rates, in {field.bench.unit}.{_chosen(field)}{_chance(field)}"
     )
     return Table(
         caption=caption,
@@ -82,35 +77,55 @@ def _scores_table(field: Field) -> Table:
     )
 
 
+def _chosen(field: Field) -> str:
+    """What validation chooses of the grid, and whether the grid goes far enough."""
+    texts = []
+    for kind, name in (("none", "Of the grid"), ("cosine", "With a cosine decay")):
+        if best := field.best_of_grid(kind):
+            edges = [f"{best.size} samples"] * (best.size in (min(field.bench.sizes), max(field.bench.sizes)))
+            edges += [f"rate {best.rate:g}"] * (best.rate in (min(field.rates), max(field.rates)))
+            at_edge = f", {' and '.join(edges)} being the last of the grid" if edges else ""
+            score = field.bench.metric.write(best.test)
+            texts.append(f" {name} validation chooses {best.size} samples at rate {best.rate:g}: {score}{at_edge}.")
+    return "".join(texts)
+
+
 def _chance(field: Field) -> str:
     """How much of a difference may be chance."""
+    best = field.best_of_grid("none")
+    of_test = ""
+    if best is not None and field.bench.test_samples is not None:
+        of_test = (
+            f" Two standard errors of a difference, for {field.bench.test_samples:,} test samples, are "
+            f"{field.bench.resolution(best.test):.2f} points."
+        )
     deviation = field.seed_deviation()
     if math.isnan(deviation):
-        return ""
+        return of_test
     return (
-        f" One run's score has a standard deviation over seeds of {deviation:.2f} {field.bench.unit} (the median over "
-        "contenders and rates); a cell is a mean over seeds."
+        f"{of_test} One run's score has a standard deviation over seeds of {deviation:.2f} {field.bench.unit} (the "
+        "median over contenders and rates); a cell is a mean over seeds."
     )
 
 
-def _row(label: str, field: Field, standings: Sequence[Standing | None]) -> list[str]:
+def _row(label: str, field: Field, standings: Sequence[Standing | None], *, shows_size: bool = False) -> list[str]:
     """A contender's scores by rate, updates and spread."""
     found = {one.rate: one for one in standings if one is not None}
     cells = []
     for rate in field.rates:
         one = found.get(rate)
-        size = "" if one is None or one.size is None or "batch of" in label else f" ({one.size})"
+        size = f" ({one.size})" if one is not None and shows_size else ""
         cells.append(NONE if one is None else f"{field.bench.metric.write(one.test)}{size}")
-    updates = mean_of([one.updates for one in found.values()])
+    updates = mean_of(one.updates for one in found.values())
     spread = field.spread(list(found.values()))
     used = [outcome for one in found.values() for outcome in one.outcomes]
     shown = NONE if math.isnan(updates) else f"{updates:,.0f}"
-    return [label, *cells, shown, plain(spread), lines(used)]
+    return [label, *cells, shown, two_digits(spread), lines(used)]
 
 
 def _cost_table(field: Field) -> Table | None:
     """Samples, updates and seconds to a target, each contender at its own best rate."""
-    best = field.best_of_grid()
+    best = field.best_of_grid("none")
     if best is None:
         return None
     slack = 0.005 if field.bench.metric.is_higher_better else -0.01 * best.validation

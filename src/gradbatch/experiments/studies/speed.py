@@ -132,31 +132,31 @@ def _judge(text: str, criterion: str, pairs: Sequence[tuple[str, str]], holds: C
     """A claim about how many times as long as another each contender takes, on every subject."""
 
     def judge(results: Results) -> Verdict:
-        found = [(one.place["subject"], outcome) for one, outcome in results.pairs()]
-        if not found:
-            return Verdict("open", "not run")
         texts: list[str] = []
         flags: list[bool] = []
-        for subject, outcome in found:
+        for one, outcome in results.pairs():
             factors = {own: median(ratios(outcome, own, other)) for own, other in pairs}
             flags += map(holds, factors.values())
-            texts.append(f"{subject}: " + ", ".join(f"{name} {factor:.2f} times" for name, factor in factors.items()))
+            factors_text = ", ".join(f"{name} {factor:.2f} times" for name, factor in factors.items())
+            texts.append(f"{one.place['subject']}: {factors_text}")
         return Verdict(answer_of(flags), "; ".join(texts))
 
     return Claim(
         text=text,
         criterion=f"on each subject, the ratio of the two times, its median over rounds, is {criterion}",
         judge=judge,
+        is_ours=True,
     )
 
 
 _ABOUT = """
 Training steps on one CPU thread. Each subject is one process in which all contenders take turns, in rounds of random
 order, each with a model of its own from the same seed: what else the machine does hits all alike. Rules measure as ever
-and stay at the batch size. Three contenders compute as authors do. “Materialised” writes out the gradient of every
-sample, as Opacus does for DBA (here with `torch.func.vmap`), and for DBA computes the metric of each candidate from all
-of its gradients, strides of 16 samples; “sample by sample” is the loop over batches of one in BA's code. Plain SGD with
-rate 0.01; CABS is given its batch as the smallest and largest size, BA as the first and largest, so that it draws once.
+and stay at the batch size. “Materialised” writes out the gradient of every sample, as Opacus does for DBA's authors
+(here with `torch.func.vmap`), and for DBA computes the metric of each candidate from all of its gradients, with strides
+of 16 samples; “sample by sample” is the loop over batches of one in BA's code. CABS' authors compute the moment
+“position”; “CABS, materialised” is what the exact one takes without the engine. Plain SGD with rate 0.01; CABS and
+`NoiseFloor` are given their batch as the smallest and largest size, BA as the first and largest, so that it draws once.
 """
 
 EXPERIMENTS: Sequence[Experiment] = (
@@ -182,7 +182,7 @@ EXPERIMENTS: Sequence[Experiment] = (
                 lambda factor: factor >= 5,
             ),
             _judge(
-                "BA sample by sample takes at least twice as long as with the engine.",
+                "BA (diagonal) sample by sample takes at least twice as long as with the engine.",
                 "2 or more",
                 [("BA, sample by sample", "BA, diagonal")],
                 lambda factor: factor >= 2,

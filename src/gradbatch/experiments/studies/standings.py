@@ -7,7 +7,7 @@ from functools import cached_property
 from statistics import mean, median, stdev
 from typing import Any
 
-from gradbatch.experiments.reproduce.cells import final
+from gradbatch.experiments.reproduce.cells import cost_to, final
 from gradbatch.experiments.reproduce.results import Outcome, Results
 from gradbatch.experiments.studies.benches import BENCHES, Bench
 
@@ -39,6 +39,17 @@ class Standing:
     def updates(self) -> float:
         """Mean number of updates."""
         return mean(outcome.number("updates") for outcome in self.outcomes)
+
+    @property
+    def seconds(self) -> float:
+        """Mean seconds of training."""
+        return mean(outcome.number("seconds") for outcome in self.outcomes)
+
+    @property
+    def only_size(self) -> int | None:
+        """The batch size of all updates; ``None`` where it changed."""
+        sizes = {size for outcome in self.outcomes for size in outcome.values["course"]["largest"]}
+        return sizes.pop() if len(sizes) == 1 else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,16 +134,16 @@ class Field:
         found = [self.at(rate, kind=kind, size=size) for size in self.bench.sizes]
         return self.best([one for one in found if one is not None])
 
-    def best_of_grid(self, kind: str = "none") -> Standing | None:
+    def best_of_grid(self, *kinds: str) -> Standing | None:
         """The constant batch size and learning rate that the validation set chooses.
 
         Args:
-            kind: ``"none"`` or ``"cosine"``.
+            *kinds: ``"none"``, ``"cosine"`` or both, the rate's schedules.
 
         Returns:
             Their standing; ``None`` where none was run.
         """
-        found = [self.best_constant(rate, kind) for rate in self.rates]
+        found = [self.best_constant(rate, kind) for kind in kinds for rate in self.rates]
         return self.best([one for one in found if one is not None])
 
     def over_rates(self, **contender: Any) -> list[Standing]:
@@ -180,8 +191,9 @@ class Field:
     def to_target(self, outcome: Outcome, target: float, name: str) -> float:
         """A cost at the first evaluation with a validation score as good as the target, nan where none has it."""
         sign = 1 if self.bench.metric.is_higher_better else -1
-        pairs = zip(outcome.curve(name), outcome.curve("validation_score"), strict=True)
-        return next((cost for cost, score in pairs if sign * score >= sign * target), math.nan)
+        return cost_to(
+            outcome.curve(name), [sign * score for score in outcome.curve("validation_score")], sign * target
+        )
 
     def seed_deviation(self) -> float:
         """How much chance there is in a run: its score's standard deviation over seeds.
