@@ -96,7 +96,7 @@ _LEAD = (
     "beside the papers' numbers, and the commands that repeat it."
 )
 _FOOT = (
-    "A claim is open while it waits for runs, or where they do not decide it. *Quick* runs only show that the "
-    "machinery works. `gradbatch reproduce NAME --scale full` runs an experiment anew or goes on with it, "
-    "`gradbatch reproduce all --draw` draws these pages from the committed logs."
+    "[How to read the pages](../reading-results.md). A claim is open while it waits for runs, or where they do not "
+    "decide it. *Quick* runs only show that the machinery works. `gradbatch reproduce NAME --scale full` goes on with "
+    "an experiment, `gradbatch reproduce all --draw` draws these pages from the committed logs."
 )
