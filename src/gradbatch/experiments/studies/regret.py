@@ -158,16 +158,16 @@ def _parted(fields: Sequence[Field]) -> tuple[list[Field], list[Field]]:
 
 def _words(fields: Sequence[Field], best: str) -> str:
     """The answer in sentences."""
-    gains = "; ".join(
-        f"{title} {', '.join(f'{field.bench.name} {_signed(-matched(field, best))}' for field in own)}"
-        for title, own in zip(("developed on", "not developed on"), _parted(fields), strict=True)
+    gains = "; on ".join(
+        f"{title}: {', '.join(f'{field.bench.name} {_signed(-matched(field, best))}' for field in own)}"
+        for title, own in zip(("the tasks that `noise-floor` was developed on", "others"), _parted(fields), strict=True)
         if own
     )
     spread, time = (mean_of(number(field, best) for field in fields) for number in (spread_ratio, time_ratio))
     return (
         f"{_after_a_search(fields)}\n\n"
         f"**Without a search**, `{best}` loses least, in hindsight. Against the best constant batch at the same "
-        f"nominal rate it gains, in points or per cent of the loss, on tasks {gains}. Its score depends {spread:.2f} "
+        f"nominal rate it gains, in points or per cent of the loss, on {gains}. Its score depends {spread:.2f} "
         f"times as much on the learning rate, and a run takes {time:.1f} times as long. In code: `NoiseFloor()`, or "
         "`NoiseFloor(budget=samples)` where the end is known."
     )
