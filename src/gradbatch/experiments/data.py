@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from gradbatch.errors import InvalidInputError, MissingDataError
 
@@ -32,6 +32,10 @@ class Split(NamedTuple):
     def at(self, indices: Tensor) -> "Split":
         """The samples at some places, in the order of these."""
         return Split(self.inputs[indices], self.targets[indices])
+
+    def draw(self, size: int, generator: Generator | None = None) -> "Split":
+        """Independent samples: drawn with replacement."""
+        return self.at(torch.randint(len(self.targets), (size,), generator=generator))
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,10 @@ __all__ = [
     "mean_of",
     "mean_size",
     "percent",
+    "signed",
     "spread",
     "spread_of_all",
+    "two_digits",
 ]
 
 NONE = "–"
@@ -85,6 +87,16 @@ def cost_to(costs: Iterable[float], scores: Iterable[float], target: float) -> f
 def percent(value: float) -> str:
     """A share in per cent, as the papers write it."""
     return f"{100 * value:.2f}"
+
+
+def signed(value: float) -> str:
+    """A loss or gain; a dash for nan."""
+    return NONE if math.isnan(value) else f"{value:+.2f}"
+
+
+def two_digits(value: float) -> str:
+    """A distance or a share; a dash for nan."""
+    return NONE if math.isnan(value) else f"{value:.2f}"
 
 
 def best(outcome: Outcome, name: str = "test_score") -> float:

@@ -117,7 +117,7 @@ class _Trainer:
     def take(self, *, steps: int, samples: int) -> None:
         """Take steps with so many samples in this process."""
         for _ in range(steps):
-            inputs, targets = self._train.at(torch.randint(len(self._train.targets), (samples,)))
+            inputs, targets = self._train.draw(samples)
             self._optimizer.zero_grad()
             F.cross_entropy(self._model(inputs), targets).backward()
             self._optimizer.step()

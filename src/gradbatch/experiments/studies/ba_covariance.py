@@ -68,7 +68,7 @@ def variances_along(settings: TrainSettings, progress: RunProgress) -> dict[str,
     generator = torch.Generator().manual_seed(settings.seed)
     found: list[tuple[float | None, float | None]] = []
     for step in range(settings.steps):
-        batch = data.train.at(torch.randint(len(data.train.targets), (settings.batch_size,), generator=generator))
+        batch = data.train.draw(settings.batch_size, generator)
         optimizer.zero_grad()
         if step % 10 == 0:
             with probe.measure(num_samples=settings.batch_size):

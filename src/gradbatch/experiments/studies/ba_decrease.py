@@ -85,21 +85,16 @@ def measure_decreases(
     generator = torch.Generator().manual_seed(settings.seed)
     optimizer = build_optimizer(settings, model)
     for _ in range(settings.steps):
-        _backward(model, optimizer.zero_grad, _draw(samples, settings.batch_size, generator))
+        _backward(model, optimizer.zero_grad, samples.draw(settings.batch_size, generator))
         optimizer.step()
     progress.note("drawing batches")
     objective = _Objective(model, samples)
     probe = Probe(model, set(_QUANTITIES), estimator="layers")
     batches = []
     for number in range(num_draws):
-        batch = _draw(samples, settings.batch_size, generator)
+        batch = samples.draw(settings.batch_size, generator)
         batches.append(_predict(probe, model, batch, objective, lr=settings.lr, measure=number < num_measured))
     return _summary(objective, batches, lr=settings.lr, size=settings.batch_size)
-
-
-def _draw(samples: Split, size: int, generator: torch.Generator) -> Split:
-    """Independent samples: drawn with replacement."""
-    return samples.at(torch.randint(len(samples.targets), (size,), generator=generator))
 
 
 def _backward(model: nn.Module, zero_grad: Callable[[], None], batch: Split) -> None:

@@ -9,7 +9,7 @@ from gradbatch.experiments.reproduce.experiment import Scale
 from gradbatch.experiments.reproduce.trial import Trial, trial
 from gradbatch.experiments.studies.benches import BENCHES, Bench
 
-__all__ = ["RULES", "contest"]
+__all__ = ["DEVELOPED_ON", "RULES", "contest"]
 
 RULES: Mapping[str, Mapping[str, Any]] = {
     "noise-floor": {"rule": "noise-floor"},
@@ -34,6 +34,9 @@ RULES: Mapping[str, Mapping[str, Any]] = {
 
 In braces stand the budget, and a fifth of it in epochs for rules that would plan for 100 or 300 epochs.
 """
+
+DEVELOPED_ON = ("digits", "mnist-1%", "mnist", "fashion-cnn")
+"""Tasks that `noise-floor`, our own rule, was developed on."""
 
 _ONLY_SGD = ("ba", "ba, as in the code", "cabs, with momentum", "adascale")
 """Rules that are about SGD's step, or whose momentum Adam has not."""

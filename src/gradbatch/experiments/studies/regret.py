@@ -1,25 +1,20 @@
 """The user's question: which rule, and what do I gain over a batch size and a learning rate that were searched for?"""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
-from gradbatch.experiments.reproduce.cells import NONE, mean_of
+from gradbatch.experiments.reproduce.cells import mean_of, signed, two_digits
 from gradbatch.experiments.reproduce.experiment import Block, Claim, Experiment, Table, Verdict
 from gradbatch.experiments.reproduce.results import Results
+from gradbatch.experiments.studies.advice import advice
 from gradbatch.experiments.studies.benches import BENCHES, Bench
-from gradbatch.experiments.studies.contest import RULES, contest
+from gradbatch.experiments.studies.contest import DEVELOPED_ON, RULES, contest
 from gradbatch.experiments.studies.gains import against, matched, spread_ratio, time_ratio, update_ratio
-from gradbatch.experiments.studies.regret_task import OPTIMIZERS, task_blocks, two_digits
-from gradbatch.experiments.studies.standings import Field
+from gradbatch.experiments.studies.regret_task import task_blocks
+from gradbatch.experiments.studies.standings import Field, fields_of
 
 __all__ = ["EXPERIMENTS"]
-
-DEVELOPED_ON = ("digits", "mnist-1%", "mnist", "fashion-cnn")
-"""Tasks that `noise-floor` was developed on; see the page's text."""
-
-_SEARCH = ("none", "cosine")
-"""What a search goes over: constant rates, and those that decay."""
 
 _JUDGED = (
     ("noise-floor", "sgd"),
@@ -32,31 +27,17 @@ _JUDGED = (
 
 _NAMES = {"sgd": "SGD", "adam": "Adam"}
 
-_SHOWN = 6
-"""Rules in the summary; the page has all."""
-
 _ENOUGH, _ENOUGH_UNTOUCHED = 5, 2
 """Tasks of seven on which a rule must reach a goal, and of those on which it was not developed."""
-
-
-def _fields(results: Results) -> list[Field]:
-    """Every task with every optimizer of which something was run."""
-    found = [Field.of(results, task, optimizer) for task in BENCHES for optimizer in OPTIMIZERS]
-    return [field for field in found if field.rates]
-
-
-def _signed(value: float) -> str:
-    """A loss or gain; a dash for nan."""
-    return NONE if math.isnan(value) else f"{value:+.2f}"
 
 
 def _summary(
     results: Results, title: str, number: Callable[[Field, str], float], write: Callable[[float], str]
 ) -> Table:
     """One number of every rule on every task; means over what all rules have."""
-    fields = _fields(results)
+    fields = fields_of(results)
     values = {rule: [number(field, rule) for field in fields] for rule in RULES}
-    known = [n for n, field in enumerate(fields) if field.optimizer == "sgd" and _is_complete(field)]
+    known = [n for n, field in enumerate(fields) if field.optimizer == "sgd" and field.results.is_complete]
     rows = []
     for rule, own in values.items():
         if any(map(math.isfinite, own)):
@@ -66,24 +47,19 @@ def _summary(
     return Table(caption=caption, head=["", *heads, "mean, SGD"], rows=rows)
 
 
-def _is_complete(field: Field) -> bool:
-    """Whether all contenders were run at all rates with all seeds."""
-    return field.results.is_complete
-
-
 def _blocks(results: Results) -> list[Block]:
     """All tasks in a few tables."""
     unit = "points of accuracy or macro-F1, or per cent of the loss; below 0 the rule gains"
     cosine = partial(matched, kind="cosine")
     return [
         "### At the same nominal learning rate, against the best constant batch there",
-        _summary(results, f"Mean regret over the rates, in {unit}.", matched, _signed),
+        _summary(results, f"Mean regret over the rates, in {unit}.", matched, signed),
         "### At the same nominal learning rate, against the best cosine decay there",
-        _summary(results, f"Mean regret over the rates, in {unit}.", cosine, _signed),
+        _summary(results, f"Mean regret over the rates, in {unit}.", cosine, signed),
         "### At its best rate, against the best of the grid with constant rates",
-        _summary(results, f"Regret in {unit}.", lambda field, rule: against(field, rule, "none"), _signed),
+        _summary(results, f"Regret in {unit}.", lambda field, rule: against(field, rule, "none"), signed),
         "### At its best rate, against the best of the grid with a cosine decay",
-        _summary(results, f"Regret in {unit}.", lambda field, rule: against(field, rule, "cosine"), _signed),
+        _summary(results, f"Regret in {unit}.", lambda field, rule: against(field, rule, "cosine"), signed),
         "### How much the learning rate matters",
         _summary(
             results,
@@ -108,107 +84,10 @@ def _blocks(results: Results) -> list[Block]:
     ]
 
 
-def _advice(results: Results) -> list[Block]:
-    """The rules in a few numbers, means over the tasks with SGD on which everything was run."""
-    fields = [field for field in _fields(results) if field.optimizer == "sgd" and _is_complete(field)]
-    if not fields:
-        return []
-    losses = {rule: mean_of(matched(field, rule) for field in fields) for rule in RULES}
-    best = sorted(RULES, key=losses.__getitem__)[:_SHOWN]
-    rows = [[f"`{rule}`", *_numbers(fields, rule).values()] for rule in best]
-    caption = (
-        f"The {_SHOWN} of {len(RULES)} rules, all with their defaults and SGD, that lose least at the same nominal "
-        "rate (`noise-floor` may change it, up to eightfold); means over tasks, the last three columns over all. Lost "
-        "are points of accuracy or macro-F1, or per cent of the loss; below 0 the rule gains. The search is for a "
-        "batch size and a rate, constant or with a cosine decay. The spread is over a 30-fold range of rates; spread, "
-        "updates and (rough) time are shares of what the best constant batch has. `NoiseFloor(budget=...)` is told "
-        "when training ends, as a cosine decay is and a constant rate is not. Tasks that `noise-floor` was developed "
-        f"on: {', '.join(DEVELOPED_ON)}. More, also with Adam: [the comparison](regret.md)."
-    )
-    table = Table(caption=caption, head=["rule", *_numbers(fields, best[0])], rows=rows)
-    return ["## What to use", _words(fields, best[0]), table]
-
-
-def _numbers(fields: Sequence[Field], rule: str) -> dict[str, str]:
-    """A rule in a few numbers, means over tasks, by their headings."""
-    developed, untouched = _parted(fields)
-
-    def searched(field: Field, rule: str) -> float:
-        return against(field, rule, *_SEARCH)
-
-    numbers: Mapping[str, tuple[Callable[[Field, str], float], Sequence[Field], Callable[[float], str]]] = {
-        "lost to constant batches at the same rate: tasks of its development": (matched, developed, _signed),
-        "other tasks": (matched, untouched, _signed),
-        "lost to a search: tasks of its development": (searched, developed, _signed),
-        "the other tasks": (searched, untouched, _signed),
-        "spread": (spread_ratio, fields, two_digits),
-        "updates": (update_ratio, fields, two_digits),
-        "time": (time_ratio, fields, two_digits),
-    }
-    return {
-        head: write(mean_of(number(field, rule) for field in own)) for head, (number, own, write) in numbers.items()
-    }
-
-
-def _parted(fields: Sequence[Field]) -> tuple[list[Field], list[Field]]:
-    """Tasks that our rule was developed on, and the others."""
-    developed = [field for field in fields if field.bench.name in DEVELOPED_ON]
-    return developed, [field for field in fields if field.bench.name not in DEVELOPED_ON]
-
-
-def _words(fields: Sequence[Field], best: str) -> str:
-    """The answer in sentences."""
-    gains = "; on ".join(
-        f"{title}: {', '.join(f'{field.bench.name} {_signed(-matched(field, best))}' for field in own)}"
-        for title, own in zip(("the tasks that `noise-floor` was developed on", "others"), _parted(fields), strict=True)
-        if own
-    )
-    spread, time = (mean_of(number(field, best) for field in fields) for number in (spread_ratio, time_ratio))
-    return (
-        f"{_after_a_search(fields)}\n\n"
-        f"**Without a search**, `{best}` loses least, in hindsight. Against the best constant batch at the same "
-        f"nominal rate it gains, in points or per cent of the loss, on {gains}. Its score depends {spread:.2f} "
-        f"times as much on the learning rate, and a run takes {time:.1f} times as long. In code: `NoiseFloor()`, or "
-        "`NoiseFloor(budget=samples)` where the end is known."
-    )
-
-
-def _after_a_search(fields: Sequence[Field]) -> str:
-    """Where a rule is better than what a search finds, and where not, beyond the chance of the test set."""
-    parts: dict[str, list[str]] = {"worse": [], "level": [], "better": []}
-    num_runs = []
-    for field in fields:
-        loss, rule = min((against(field, rule, *_SEARCH), rule) for rule in RULES)
-        found = field.best_of_grid(*_SEARCH)
-        assert found is not None
-        least = field.bench.resolution(found.test)
-        name = "worse" if loss > least else "better" if loss < -least else "level"
-        parts[name].append(f"{field.bench.name} (`{rule}`, {_signed(-loss)})")
-        num_runs.append(len(_SEARCH) * len(field.rates) * len(field.bench.sizes))
-    sentences = {
-        "worse": "even the best rule of each task, in hindsight, is worse than what it finds on",
-        "level": "no difference can be told on",
-        "better": "a rule is better, in hindsight, on",
-    }
-    texts = "; ".join(f"{sentences[name]} {_and(tasks)}" for name, tasks in parts.items() if tasks)
-    return f"**If you can afford a search** over sizes and rates ({_from_to(num_runs)} runs here): {texts}."
-
-
-def _from_to(numbers: Sequence[int]) -> str:
-    """The range of numbers."""
-    least, most = min(numbers), max(numbers)
-    return str(least) if least == most else f"{least} to {most}"
-
-
-def _and(words: Sequence[str]) -> str:
-    """Words in a row."""
-    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
-
-
 def _grid_cost(results: Results) -> Table:
     """What the search for the best constant batch costs."""
     rows = []
-    for field in _fields(results):
+    for field in fields_of(results):
         grid = [
             one for rate in field.rates for size in field.bench.sizes if (one := field.at(rate, kind="none", size=size))
         ]
@@ -232,8 +111,8 @@ def _goal(
     number: Callable[[Field, str], float], most: Callable[[Field], float], rule: str, results: Results
 ) -> Verdict:
     """Whether a number of a rule is low enough on enough tasks, and on enough of those it was not developed on."""
-    values = {field.bench.name: number(field, rule) for field in _fields(results)}
-    met = [field.bench.name for field in _fields(results) if values[field.bench.name] <= most(field)]
+    values = {field.bench.name: number(field, rule) for field in fields_of(results)}
+    met = [field.bench.name for field in fields_of(results) if values[field.bench.name] <= most(field)]
     untouched = [task for task in values if task not in _developed_on(rule)]
     num_untouched = len(set(met) & set(untouched))
     is_enough = len(met) >= _ENOUGH and num_untouched >= _ENOUGH_UNTOUCHED
@@ -331,7 +210,7 @@ EXPERIMENTS: Sequence[Experiment] = (
         trials=contest,
         blocks=_blocks,
         claims=tuple(claim for own in _JUDGED for claim in _claims(*own)),
-        summary=_advice,
+        summary=advice,
     ),
     *(
         Experiment(

@@ -8,14 +8,14 @@ import numpy as np
 
 from gradbatch.experiments.curves import Points
 from gradbatch.experiments.figures import Panel
-from gradbatch.experiments.reproduce.cells import NONE, lines, mean_of
+from gradbatch.experiments.reproduce.cells import NONE, lines, mean_of, two_digits
 from gradbatch.experiments.reproduce.drawing import curves_of
 from gradbatch.experiments.reproduce.experiment import Block, Plot, Table
 from gradbatch.experiments.reproduce.results import Results
 from gradbatch.experiments.studies.contest import RULES
 from gradbatch.experiments.studies.standings import Field, Standing
 
-__all__ = ["OPTIMIZERS", "task_blocks", "two_digits"]
+__all__ = ["OPTIMIZERS", "task_blocks"]
 
 OPTIMIZERS = {"sgd": "SGD with momentum 0.9", "adam": "Adam"}
 
@@ -32,18 +32,6 @@ _DRAWN = (
 
 _SHOWN = 0.12
 """How far below the best score the figures go, as a share."""
-
-
-def two_digits(value: float) -> str:
-    """A distance; a dash for nan.
-
-    Args:
-        value: Of whatever unit.
-
-    Returns:
-        With two digits.
-    """
-    return NONE if math.isnan(value) else f"{value:.2f}"
 
 
 def _scores_table(field: Field) -> Table:

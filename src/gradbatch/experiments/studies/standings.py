@@ -11,7 +11,7 @@ from gradbatch.experiments.reproduce.cells import cost_to, final
 from gradbatch.experiments.reproduce.results import Outcome, Results
 from gradbatch.experiments.studies.benches import BENCHES, Bench
 
-__all__ = ["Field", "Standing"]
+__all__ = ["Field", "Standing", "fields_of"]
 
 _CONTENDER = ("kind", "size", "rule")
 """Coordinates of a contender."""
@@ -217,3 +217,16 @@ class Field:
         if outcome.is_diverged or not math.isfinite(score):
             return chance
         return max(score, chance) if self.bench.metric.is_higher_better else min(score, chance)
+
+
+def fields_of(results: Results) -> list[Field]:
+    """Every task with every optimizer of which something was run.
+
+    Args:
+        results: Of the comparison.
+
+    Returns:
+        In the order of the tasks, SGD before Adam.
+    """
+    found = [Field.of(results, task, optimizer) for task, bench in BENCHES.items() for optimizer in bench.rates]
+    return [field for field in found if field.rates]

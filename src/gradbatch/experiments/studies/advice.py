@@ -1,0 +1,123 @@
+"""The answer to the user's question in a few sentences and numbers."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from gradbatch.experiments.reproduce.cells import mean_of, signed, two_digits
+from gradbatch.experiments.reproduce.experiment import Block, Table
+from gradbatch.experiments.reproduce.results import Results
+from gradbatch.experiments.studies.contest import DEVELOPED_ON, RULES
+from gradbatch.experiments.studies.gains import against, matched, spread_ratio, time_ratio, update_ratio
+from gradbatch.experiments.studies.standings import Field, fields_of
+
+__all__ = ["advice"]
+
+_SHOWN = 6
+"""Rules in the table; the comparison's page has all."""
+
+_SEARCH = ("none", "cosine")
+"""What a search goes over: constant rates, and those that decay."""
+
+
+def advice(results: Results) -> list[Block]:
+    """What the page above all says: an answer, and the rules in a few numbers.
+
+    Args:
+        results: Of the comparison.
+
+    Returns:
+        A heading, sentences and a table, over the tasks with SGD on which everything was run; nothing without such a
+        task.
+    """
+    fields = [field for field in fields_of(results) if field.optimizer == "sgd" and field.results.is_complete]
+    if not fields:
+        return []
+    losses = {rule: mean_of(matched(field, rule) for field in fields) for rule in RULES}
+    best = sorted(RULES, key=losses.__getitem__)[:_SHOWN]
+    rows = [[f"`{rule}`", *_numbers(fields, rule).values()] for rule in best]
+    caption = (
+        f"The {_SHOWN} of {len(RULES)} rules, all with their defaults and SGD, that lose least at the same nominal "
+        "rate (`noise-floor` may change it, up to eightfold); means over tasks, the last three columns over all. Lost "
+        "are points of accuracy or macro-F1, or per cent of the loss; below 0 the rule gains. The search is for a "
+        "batch size and a rate, constant or with a cosine decay. The spread is over a 30-fold range of rates; spread, "
+        "updates and (rough) time are shares of what the best constant batch has. `NoiseFloor(budget=...)` is told "
+        "when training ends, as a cosine decay is and a constant rate is not. Tasks that `noise-floor` was developed "
+        f"on: {', '.join(DEVELOPED_ON)}. More, also with Adam: [the comparison](regret.md)."
+    )
+    table = Table(caption=caption, head=["rule", *_numbers(fields, best[0])], rows=rows)
+    return ["## What to use", _words(fields, best[0]), table]
+
+
+def _numbers(fields: Sequence[Field], rule: str) -> dict[str, str]:
+    """A rule in a few numbers, means over tasks, by their headings."""
+    developed, untouched = _parted(fields)
+
+    def searched(field: Field, rule: str) -> float:
+        return against(field, rule, *_SEARCH)
+
+    numbers: Mapping[str, tuple[Callable[[Field, str], float], Sequence[Field], Callable[[float], str]]] = {
+        "lost to constant batches at the same rate: tasks of its development": (matched, developed, signed),
+        "other tasks": (matched, untouched, signed),
+        "lost to a search: tasks of its development": (searched, developed, signed),
+        "the other tasks": (searched, untouched, signed),
+        "spread": (spread_ratio, fields, two_digits),
+        "updates": (update_ratio, fields, two_digits),
+        "time": (time_ratio, fields, two_digits),
+    }
+    return {
+        head: write(mean_of(number(field, rule) for field in own)) for head, (number, own, write) in numbers.items()
+    }
+
+
+def _parted(fields: Sequence[Field]) -> tuple[list[Field], list[Field]]:
+    """Tasks that our rule was developed on, and the others."""
+    developed = [field for field in fields if field.bench.name in DEVELOPED_ON]
+    return developed, [field for field in fields if field.bench.name not in DEVELOPED_ON]
+
+
+def _words(fields: Sequence[Field], best: str) -> str:
+    """The answer in sentences."""
+    gains = "; on ".join(
+        f"{title}: {', '.join(f'{field.bench.name} {signed(-matched(field, best))}' for field in own)}"
+        for title, own in zip(("the tasks that `noise-floor` was developed on", "others"), _parted(fields), strict=True)
+        if own
+    )
+    spread, time = (mean_of(number(field, best) for field in fields) for number in (spread_ratio, time_ratio))
+    return (
+        f"{_after_a_search(fields)}\n\n"
+        f"**Without a search**, `{best}` loses least, in hindsight. Against the best constant batch at the same "
+        f"nominal rate it gains, in points or per cent of the loss, on {gains}. Its score depends {spread:.2f} "
+        f"times as much on the learning rate, and a run takes {time:.1f} times as long. In code: `NoiseFloor()`, or "
+        "`NoiseFloor(budget=samples)` where the end is known."
+    )
+
+
+def _after_a_search(fields: Sequence[Field]) -> str:
+    """Where a rule is better than what a search finds, and where not, beyond the chance of the test set."""
+    parts: dict[str, list[str]] = {"worse": [], "level": [], "better": []}
+    num_runs = []
+    for field in fields:
+        loss, rule = min((against(field, rule, *_SEARCH), rule) for rule in RULES)
+        found = field.best_of_grid(*_SEARCH)
+        assert found is not None
+        least = field.bench.resolution(found.test)
+        name = "worse" if loss > least else "better" if loss < -least else "level"
+        parts[name].append(f"{field.bench.name} (`{rule}`, {signed(-loss)})")
+        num_runs.append(len(_SEARCH) * len(field.rates) * len(field.bench.sizes))
+    sentences = {
+        "worse": "even the best rule of each task, in hindsight, is worse than what it finds on",
+        "level": "no difference can be told on",
+        "better": "a rule is better, in hindsight, on",
+    }
+    texts = "; ".join(f"{sentences[name]} {_and(tasks)}" for name, tasks in parts.items() if tasks)
+    return f"**If you can afford a search** over sizes and rates ({_from_to(num_runs)} runs here): {texts}."
+
+
+def _from_to(numbers: Sequence[int]) -> str:
+    """The range of numbers."""
+    least, most = min(numbers), max(numbers)
+    return str(least) if least == most else f"{least} to {most}"
+
+
+def _and(words: Sequence[str]) -> str:
+    """Words in a row."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
