@@ -49,8 +49,8 @@ def test_what_is_cut_short_is_a_comparison_over_all_tasks_with_sgd_and_one_seed(
 def test_runs_are_evaluated_as_often_as_is_said(full):
     for trial in full:
         settings, bench = trial.settings, BENCHES[trial.place["task"]]
-        assert math.ceil(settings.samples / settings.evaluate_every) == bench.evaluations
-        assert bench.evaluations * settings.evaluate_every >= settings.samples
+        assert math.ceil(settings.samples / settings.evaluate_every) == bench.num_evaluations
+        assert bench.num_evaluations * settings.evaluate_every >= settings.samples
 
 
 def test_no_two_trials_are_one(full):

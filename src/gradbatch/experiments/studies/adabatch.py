@@ -52,13 +52,13 @@ class _Network:
         name: Of the model.
         first: The small batch, in samples.
         interval: Epochs between doublings.
-        seeds: Runs of each variant.
+        num_seeds: Runs of each variant.
     """
 
     name: str
     first: int
     interval: int
-    seeds: int = 1
+    num_seeds: int = 1
 
     def trials(self, task: Mapping[str, Any]) -> list[Trial]:
         """The three variants, seed by seed."""
@@ -72,7 +72,7 @@ class _Network:
                 **task,
                 **self.rule(variant),
             )
-            for seed in range(self.seeds)
+            for seed in range(self.num_seeds)
             for variant in _VARIANTS
         ]
 
@@ -312,7 +312,9 @@ EXPERIMENTS: Sequence[Experiment] = (
         source=f"{_SOURCE}; the settings of the CIFAR experiments on a task small enough for several seeds",
         about=f"{_ABOUT.strip()} A network of two small convolutions, 128 to 2,048, for 20 epochs with intervals of 4, "
         "three seeds, no augmentation.",
-        trials=_trials("fashion-mnist", (_Network(name="small-cnn", first=128, interval=4, seeds=3),), augment=False),
+        trials=_trials(
+            "fashion-mnist", (_Network(name="small-cnn", first=128, interval=4, num_seeds=3),), augment=False
+        ),
         blocks=_blocks,
         claims=_CLAIMS,
         is_timed=True,

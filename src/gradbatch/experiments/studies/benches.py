@@ -23,9 +23,9 @@ class Bench:
         test_samples: That scores are measured on; ``None`` for parts of one text, which are not independent.
         rates: Learning rates of a 30-fold range, by optimizer.
         chance: The score of a model that knows nothing, which stands for a run that diverged.
-        seeds: Runs of each contender.
+        num_seeds: Runs of each contender.
         sizes: Constant batch sizes.
-        evaluations: How often a run is evaluated, at equal distances in samples.
+        num_evaluations: How often a run is evaluated, at equal distances in samples.
         is_dear: Whether a run takes minutes on a core; with Adam there are then fewer rules.
     """
 
@@ -36,9 +36,9 @@ class Bench:
     test_samples: int | None
     rates: Mapping[str, Sequence[float]]
     chance: float = 0.1
-    seeds: int = 3
+    num_seeds: int = 3
     sizes: Sequence[int] = (4, 8, 16, 32, 64, 128, 256, 512, 1024)
-    evaluations: int = 12
+    num_evaluations: int = 12
     is_dear: bool = False
 
     @property
@@ -116,7 +116,7 @@ BENCHES: Mapping[str, Bench] = {
             train_samples=55_000,
             test_samples=10_000,
             rates={"sgd": _rates(1e-3), "adam": _ADAM},
-            seeds=1,
+            num_seeds=1,
             is_dear=True,
         ),
         Bench(
@@ -126,7 +126,7 @@ BENCHES: Mapping[str, Bench] = {
             train_samples=55_000,
             test_samples=10_000,
             rates={"sgd": _rates(1e-3), "adam": _ADAM},
-            seeds=1,
+            num_seeds=1,
             is_dear=True,
             sizes=_WIDE_APART,
         ),
@@ -137,7 +137,7 @@ BENCHES: Mapping[str, Bench] = {
             train_samples=45_000,
             test_samples=10_000,
             rates={"sgd": _rates(1e-3), "adam": _ADAM},
-            seeds=1,
+            num_seeds=1,
             is_dear=True,
             sizes=_WIDE_APART,
         ),
@@ -149,7 +149,7 @@ BENCHES: Mapping[str, Bench] = {
             test_samples=2_717,
             rates={"sgd": _rates(1e-2), "adam": _ADAM},
             chance=0.0,
-            seeds=1,
+            num_seeds=1,
             is_dear=True,
             sizes=_WIDE_APART,
         ),
@@ -161,8 +161,8 @@ BENCHES: Mapping[str, Bench] = {
             test_samples=None,
             rates={"sgd": _rates(1e-2), "adam": _ADAM},
             chance=6.022,
-            evaluations=6,
-            seeds=1,
+            num_evaluations=6,
+            num_seeds=1,
             is_dear=True,
             sizes=_WIDE_APART,
         ),

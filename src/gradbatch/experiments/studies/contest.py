@@ -66,7 +66,7 @@ def _of_task(scale: Scale, name: str) -> tuple[Trial, ...]:
     bench = BENCHES[name]
     if scale == "quick":
         return tuple(_quick(bench)) if name == "digits" else ()
-    runs = ((optimizer, rates, seed) for optimizer, rates in bench.rates.items() for seed in range(bench.seeds))
+    runs = ((optimizer, rates, seed) for optimizer, rates in bench.rates.items() for seed in range(bench.num_seeds))
     return tuple(trial for run in runs for trial in _trials(bench, *run))
 
 
@@ -111,7 +111,7 @@ def _trial(bench: Bench, optimizer: str, rate: float, seed: int, place: Mapping[
         **({"momentum": 0.9} if optimizer == "sgd" else {}),
         **changes,
     }
-    settings["evaluate_every"] = math.ceil(settings["samples"] / bench.evaluations)
+    settings["evaluate_every"] = math.ceil(settings["samples"] / bench.num_evaluations)
     where = {"task": bench.name, "optimizer": optimizer, "lr": rate, **place}
     return trial(place=where, seed=seed, **settings)
 
