@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,7 +39,28 @@ _GOOD = _RATES[:3]
 """Those at which the paper's training goes well."""
 
 _VARIANTS = ("Mini-32", BA_CODE, BA_PAPER)
-_EPOCHS = 80
+
+
+class _Images(NamedTuple):
+    """A part of the training set, for 480,000 samples.
+
+    Attributes:
+        per_class: Images of each class.
+        epochs: How often they pass.
+    """
+
+    per_class: int
+    epochs: int
+
+
+_TENTH, _HUNDREDTH = "6,000 images", "600 images"
+_PARTS: Mapping[str, _Images] = {_TENTH: _Images(600, 80), _HUNDREDTH: _Images(60, 800)}
+"""The first does not come near the paper's training losses; the second does, and is what the claims are judged by."""
+
+_JUDGED = {"images": _HUNDREDTH}
+
+_FITTED = 1e-3
+"""Training loss below which the absence of a boom says something; the paper's are a tenth of that and less."""
 
 _PAPER: Mapping[float, str] = {0.005: "1.13e-4", 0.01: "1.69e-5", 0.02: "5.77e-6", 0.05: "fails"}
 """BA-Momentum's training loss after the paper's 100 epochs."""
@@ -52,7 +74,7 @@ _GROWN = 1.25
 
 
 def rate_trials(scale: Scale) -> list[Trial]:
-    """BA-Momentum and Mini-32-Momentum at each rate, on a tenth of the images.
+    """BA-Momentum and Mini-32-Momentum at each rate, on a hundredth and on a tenth of the images.
 
     Args:
         scale: Of the runs.
@@ -60,23 +82,44 @@ def rate_trials(scale: Scale) -> list[Trial]:
     Returns:
         The trials, 0.02 first.
     """
-    rates, epochs, per_class = ((0.02, 0.05), 2, 50) if scale == "quick" else ((0.02, 0.01, 0.05, 0.005), _EPOCHS, 600)
+    if scale == "quick":
+        return [_trial(_HUNDREDTH, _Images(50, 2), lr, variant) for lr in (0.02, 0.05) for variant in _VARIANTS]
+    rates = (0.02, 0.01, 0.05, 0.005)
     return [
-        trial(
-            place={"variant": variant, "lr": lr},
-            task="fashion-mnist",
-            model="small-cnn",
-            lr=lr,
-            per_class=per_class,
-            evaluate_training=True,
-            **variant_settings(variant, momentum=0.9, epochs=epochs),
-        )
+        _trial(name, _PARTS[name], lr, variant)
+        for name in (_HUNDREDTH, _TENTH)
         for lr in rates
         for variant in _VARIANTS
     ]
 
 
+def _trial(name: str, images: _Images, lr: float, variant: str) -> Trial:
+    """A run that is evaluated after each epoch, or 80 times where there are more."""
+    often: dict[str, Any] = {"evaluate_every": 6_000} if images.epochs > 80 else {}
+    return trial(
+        place={"images": name, "variant": variant, "lr": lr},
+        task="fashion-mnist",
+        model="small-cnn",
+        lr=lr,
+        per_class=images.per_class,
+        evaluate_training=True,
+        **variant_settings(variant, momentum=0.9, epochs=images.epochs),
+        **often,
+    )
+
+
+def _parts_of(results: Results) -> list[tuple[str, Results]]:
+    """The parts of the training set of which something was run."""
+    found = [(name, results.at(images=name)) for name in (_HUNDREDTH, _TENTH)]
+    return [(name, own) for name, own in found if own.num_run]
+
+
 def _figure4(results: Results) -> list[Block]:
+    """Training losses at the rates, for each part of the training set."""
+    return [block for name, own in _parts_of(results) for block in (f"### {name}", *_losses(name, own))]
+
+
+def _losses(name: str, results: Results) -> list[Block]:
     """Training losses at the rates."""
     panels = [
         Panel(
@@ -98,9 +141,13 @@ def _figure4(results: Results) -> list[Block]:
         rows.append([f"{lr:g}", _PAPER.get(lr, NONE), *cells, lines([o for own in found.values() for o in own])])
     head = ["rate", "paper, BA-Momentum", *(f"{variant}: loss / test, %" for variant in _VARIANTS), "log lines"]
     return [
-        Plot(caption=caption, legend=[f"rate {lr:g}" for lr in _RATES], panels=panels),
+        Plot(name=_slug(name), caption=caption, legend=[f"rate {lr:g}" for lr in _RATES], panels=panels),
         Table(caption="Final training loss, and the best test accuracy.", head=head, rows=rows),
     ]
+
+
+def _slug(name: str) -> str:
+    return name.partition(" ")[0].replace(",", "")
 
 
 def _judge_well(results: Results) -> Verdict:
@@ -175,6 +222,11 @@ def _plateau_epoch(outcome: Outcome) -> float:
 
 
 def _figure5(results: Results) -> list[Block]:
+    """Sizes of BA, and when they grow beside when Mini-32 stops getting on, for each part of the training set."""
+    return [block for name, own in _parts_of(results) for block in (f"### {name}", *_sizes(name, own))]
+
+
+def _sizes(name: str, results: Results) -> list[Block]:
     """Sizes of BA above, and when they grow beside when Mini-32 stops getting on."""
     rates = [lr for lr in _RATES if results.of(lr=lr)]
     panels = []
@@ -199,6 +251,7 @@ def _figure5(results: Results) -> list[Block]:
     )
     return [
         Plot(
+            name=_slug(name),
             caption="Mean batch sizes of BA-Momentum over stretches of the run.",
             legend=[f"rate {lr:g}" for lr in _RATES],
             panels=panels,
@@ -213,13 +266,20 @@ def _booms(results: Results, variant: str) -> dict[float, float]:
     return {lr: math.inf if math.isnan(epoch) else epoch for lr, epoch in found.items()}
 
 
+def _too_short(results: Results) -> str:
+    """Why the absence of a boom says nothing; empty where it does."""
+    losses = [mean_of(map(last_loss, results.of(variant="Mini-32", lr=lr))) for lr in _GOOD]
+    most = max(losses)
+    return f"; the training loss of Mini-32 is still {most:.3g}, so that nothing can be said" if most > _FITTED else ""
+
+
 def _judge_earlier(results: Results) -> Verdict:
     """Whether batches grow earlier at larger rates."""
     booms = {variant: _booms(results, variant) for variant in BA}
     texts = "; ".join(f"{v}: {', '.join(map(_epoch_text, own.values()))}" for v, own in booms.items())
     evidence = f"epochs of the boom at 0.005, 0.01, 0.02: {texts}"
-    if not any(map(math.isfinite, (epoch for own in booms.values() for epoch in own.values()))):
-        return Verdict("open", f"{evidence}; the runs are too short for one")
+    if (why := _too_short(results)) and not _any_boom(booms):
+        return Verdict("open", f"{evidence}{why}")
     checks = [all(after < before for before, after in itertools.pairwise(own.values())) for own in booms.values()]
     return Verdict(answer_of(checks), evidence)
 
@@ -232,9 +292,15 @@ def _judge_together(results: Results) -> Verdict:
         f"{lr:g}: plateau {flat[lr]:.0f}, boom {' and '.join(_epoch_text(booms[v][lr]) for v in BA)}" for lr in _GOOD
     )
     evidence = f"epochs, code's stop and paper's: {texts}"
-    if not any(map(math.isfinite, (epoch for own in booms.values() for epoch in own.values()))):
-        return Verdict("open", f"{evidence}; the runs are too short for a boom")
-    return Verdict(answer_of([abs(booms[v][lr] - flat[lr]) <= 0.1 * _EPOCHS for v in BA for lr in _GOOD]), evidence)
+    if (why := _too_short(results)) and not _any_boom(booms):
+        return Verdict("open", f"{evidence}{why}")
+    near = 0.1 * _PARTS[_HUNDREDTH].epochs
+    return Verdict(answer_of([abs(booms[v][lr] - flat[lr]) <= near for v in BA for lr in _GOOD]), evidence)
+
+
+def _any_boom(booms: Mapping[str, Mapping[float, float]]) -> bool:
+    """Whether batches grew at any rate."""
+    return any(math.isfinite(epoch) for own in booms.values() for epoch in own.values())
 
 
 def _epoch_text(epoch: float) -> str:
@@ -242,10 +308,11 @@ def _epoch_text(epoch: float) -> str:
 
 
 _ABOUT = f"""
-Batches grow, says the paper, when the training loss has become small, at iterations 60,000 to 80,000 with rate 0.01.
-That is far beyond what two cores can do on all images; so these runs have a tenth of them, 600 a class, and a small
-network, for {_EPOCHS} epochs; even so its training loss ends far above the paper's. The network has two convolutions in
-PyTorch's own initialisation; momentum 0.9, first batch 32, no weight decay, nothing held out, one seed. {STOPS}
+Batches grow, says the paper, when the training loss has become small, at iterations 60,000 to 80,000 with rate 0.01,
+and it ends at losses of 1e-4 to 6e-6. That is far beyond what two cores can do on all images; so these runs have 600
+images, 60 a class, 800 times, and come to such losses. Runs with 6,000 images, 80 times, came first and end far above
+them; they are shown and not judged. The network is small: two convolutions in PyTorch's own initialisation; momentum
+0.9, first batch 32, no weight decay, nothing held out, one seed. {STOPS}
 """
 
 EXPERIMENTS: Sequence[Experiment] = (
@@ -262,17 +329,19 @@ EXPERIMENTS: Sequence[Experiment] = (
                 text="BA-Momentum trains well at rates from 0.005 to 0.02.",
                 criterion=f"all final training losses are below {_WELL:.3g}, a tenth of that of a guess",
                 judge=_judge_well,
+                place=_JUDGED,
             ),
             Claim(
                 text="The larger of these rates ends with the lower loss.",
                 criterion="with each stop, the final training loss falls from each rate to the next larger one",
                 judge=_judge_faster,
+                place=_JUDGED,
             ),
             Claim(
                 text="At 0.05 training fails, with BA and with Mini-32.",
                 criterion=f"all final training losses are above {_BADLY:.3g}, half of that of a guess",
                 judge=_judge_failing,
-                place={"lr": 0.05},
+                place={**_JUDGED, "lr": 0.05},
             ),
         ),
     ),
@@ -291,11 +360,13 @@ EXPERIMENTS: Sequence[Experiment] = (
                 text="The boom of the batch size comes earlier at larger rates.",
                 criterion="with each stop, it comes earlier at 0.01 than at 0.005 and earlier still at 0.02",
                 judge=_judge_earlier,
+                place=_JUDGED,
             ),
             Claim(
                 text="The boom coincides with the plateau of Mini-32-Momentum.",
                 criterion="with each stop, at each rate up to 0.02, they are at most a tenth of the run apart",
                 judge=_judge_together,
+                place=_JUDGED,
             ),
         ),
     ),

@@ -57,10 +57,11 @@ VARIANTS = (*FIXED, "Manual", *BA)
 """In the order of the tables."""
 
 STOPS = (
-    "BA stands twice: it stops drawing at m ≥ m\\* as the paper prints it, or at m ≥ m\\*/m as the authors' code does "
-    "(it divides σ by √m twice), from which the paper's numbers probably are. Both draw on where the step would be "
-    "over twice the distance to a loss of 0, as the formula says and the code does (`overshoot=cap`; the library's own "
-    "default accepts such a batch)."
+    "BA is run in two ways, for paper and code disagree: it stops drawing at m ≥ m\\*, as the paper prints it, or at "
+    "m ≥ m\\*/m, as the authors' code does (it divides σ by √m twice), from which the paper's numbers probably are. "
+    "Where neither draws, or both draw alike, the two are one. Both draw on where the step would be over twice the "
+    "distance to a loss of 0, as the formula says and the code does (`overshoot=cap`; the library's own default "
+    "accepts such a batch)."
 )
 """What a page says of the two stopping rules."""
 
