@@ -1,37 +1,8 @@
 """The page above all: an experiment's main claim and what became of it, and of its others."""
 
-from gradbatch.experiments.reproduce.experiment import Claim, Experiment, Table, Verdict
+from experiments.reproduce.pretended import experiment, run
+from gradbatch.experiments.reproduce.experiment import Table
 from gradbatch.experiments.reproduce.index import index_of
-from gradbatch.experiments.reproduce.pages import page_of, results_of
-from gradbatch.experiments.reproduce.trial import trial
-from gradbatch.sinks.jsonl import JsonlSink
-
-SEEDS = (0, 1)
-
-
-def experiment(name, *answers, **changes):
-    """An experiment of two runs whose claims have these answers."""
-    claims = tuple(
-        Claim(text=f"It {answer}.", criterion="it does", judge=lambda _, own=answer: Verdict(own, "seen"))
-        for answer in answers
-    )
-    fields = {"log": name, "title": name.title(), "source": "ours", "about": "", "claims": claims, **changes}
-    return Experiment(
-        name=name,
-        trials=lambda scale: [trial(place={}, seed=seed, epochs=1 if scale == "quick" else 2) for seed in SEEDS],
-        blocks=lambda results: [],
-        **fields,
-    )
-
-
-def run(own, folder, scale, seeds=SEEDS):
-    """Pretend that runs are in."""
-    path = folder / scale / f"{own.log}.jsonl"
-    path.parent.mkdir(exist_ok=True)
-    sink = JsonlSink(path)
-    for one in own.trials(scale)[: len(seeds)]:
-        sink.write({"key": one.key, "values": {}, "provenance": {}})
-    sink.close()
 
 
 def row_of(text, title):
@@ -43,14 +14,6 @@ def test_the_main_claim_is_told_and_the_others_are_counted(tmp_path):
     run(own, tmp_path, "full")
     row = row_of(index_of([own], tmp_path), "dba")
     assert row == "| [dba](dba.md) | It holds. | **holds** | 1 in part, 2 do not, 1 open | 2 |"
-
-
-def test_the_page_says_when_a_claim_holds(tmp_path):
-    own = experiment("dba", "in part")
-    run(own, tmp_path, "full")
-    lines = page_of(own, "full", results_of(own, "full", tmp_path)).text.splitlines()
-    assert "| claim | verdict | what we see | it holds if |" in lines
-    assert "| It in part. | **in part** | seen | it does |" in lines
 
 
 def test_claims_wait_for_all_full_runs(tmp_path):

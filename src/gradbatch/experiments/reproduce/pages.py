@@ -192,7 +192,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _hours(outcomes: Sequence[Outcome]) -> str:
-    """How long training took, where that was measured."""
+    """How long it takes, where that was measured."""
     seconds = sum(outcome.number("seconds") for outcome in outcomes)
     return f", {seconds / 3600:.1f} hours of one core" if seconds > 0 else ""
 
@@ -208,7 +208,7 @@ def _provenance(experiment: Experiment, scale: Scale, results: Results, logs: Pa
     log = log_of(experiment, scale, logs).path
     return (
         f"    gradbatch reproduce {experiment.name} --scale {scale} --results DIR --pages DIR\n\n"
-        f"runs everything anew{_hours(used)}; without `--results` it only adds what is missing in the log. "
+        f"runs everything anew{_hours(used) if results.is_complete else ''}; without `--results` it only adds what is missing in the log. "
         f"{results.num_run:,} of {results.num_trials:,} runs are in. Every row names its lines of the raw log, "
         f"[{log.name}]({log.as_posix()}); "
         "each line holds settings, seed, commit and machine of one run, and the command where it is one of training. "
