@@ -206,9 +206,10 @@ def _provenance(experiment: Experiment, scale: Scale, results: Results, logs: Pa
     }
     seeds = sorted({trial.settings.seed for trial in results.trials})
     log = log_of(experiment, scale, logs).path
+    hours = _hours(used) if results.is_complete else ""
     return (
         f"    gradbatch reproduce {experiment.name} --scale {scale} --results DIR --pages DIR\n\n"
-        f"runs everything anew{_hours(used) if results.is_complete else ''}; without `--results` it only adds what is missing in the log. "
+        f"runs everything anew{hours}; without `--results` it only adds what is missing in the log. "
         f"{results.num_run:,} of {results.num_trials:,} runs are in. Every row names its lines of the raw log, "
         f"[{log.name}]({log.as_posix()}); "
         "each line holds settings, seed, commit and machine of one run, and the command where it is one of training. "
