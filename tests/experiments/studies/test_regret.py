@@ -23,7 +23,7 @@ def test_a_goal_on_one_task_is_not_reached():
 @pytest.mark.parametrize(
     ("gaining", "noise_floor", "cabs"),
     [
-        (("digits", "mnist-1%", "mnist", "fashion-cnn", "cifar-cnn"), "does not hold", "holds"),
+        (("digits", "mnist-1%", "mnist", "fashion-cnn", "cifar-cnn"), "in part", "holds"),
         (("digits", "mnist-1%", "mnist", "cifar-cnn", "semeval"), "holds", "holds"),
         (("digits", "mnist-1%", "cifar-cnn", "semeval"), "does not hold", "does not hold"),
     ],
