@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from gradbatch.experiments.curves import Points
-from gradbatch.experiments.figures import Curve
+from gradbatch.experiments.figures import Curve, Panel
 from gradbatch.experiments.reproduce.results import Outcome
 
-__all__ = ["course_curve", "curves_of", "mean_curve"]
+__all__ = ["accuracy_panel", "batch_loss_panel", "course_curve", "curves_of", "mean_curve"]
 
 
 def mean_curve(outcomes: Sequence[Outcome], name: str, *, along: str = "samples_seen") -> Points | None:
@@ -56,3 +56,31 @@ def curves_of(points: Sequence[Points | None], *, style: str = "line") -> list[C
         The curves.
     """
     return [Curve(run=n, points=own, style=style) for n, own in enumerate(points) if own is not None]  # pyrefly: ignore
+
+
+def accuracy_panel(title: str, rows: Sequence[Sequence[Outcome]]) -> Panel:
+    """The test accuracy against samples.
+
+    Args:
+        title: Of the panel.
+        rows: The outcomes of each variant, in the order of the legend.
+
+    Returns:
+        A curve for each variant that was run.
+    """
+    curves = curves_of([mean_curve(found, "test_score") for found in rows])
+    return Panel(title=title, x_label="samples", curves=curves, percent=True)
+
+
+def batch_loss_panel(rows: Sequence[Sequence[Outcome]], title: str = "training loss") -> Panel:
+    """The mean loss of the batches since the evaluation before, against samples.
+
+    Args:
+        rows: The outcomes of each variant, in the order of the legend.
+        title: Of the panel.
+
+    Returns:
+        A curve for each variant that was run.
+    """
+    curves = curves_of([mean_curve(found, "batch_loss") for found in rows])
+    return Panel(title=title, x_label="samples", curves=curves, scale="log")

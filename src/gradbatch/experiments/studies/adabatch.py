@@ -20,7 +20,7 @@ from gradbatch.experiments.reproduce.cells import (
     percent,
     spread,
 )
-from gradbatch.experiments.reproduce.drawing import curves_of, mean_curve
+from gradbatch.experiments.reproduce.drawing import accuracy_panel, batch_loss_panel, curves_of, mean_curve
 from gradbatch.experiments.reproduce.experiment import Block, Claim, Experiment, Plot, Scale, Table, Verdict
 from gradbatch.experiments.reproduce.results import Outcome, Results
 from gradbatch.experiments.reproduce.trial import Trial, trial
@@ -194,18 +194,8 @@ def _curves(results: Results, model: str) -> Plot:
     """Accuracy and loss of a network against samples."""
     rows = list(_found(results, model).values())
     panels = [
-        Panel(
-            title=f"{model}: test accuracy",
-            x_label="samples",
-            curves=curves_of([mean_curve(found, "test_score") for found in rows]),
-            percent=True,
-        ),
-        Panel(
-            title="training loss",
-            x_label="samples",
-            curves=curves_of([mean_curve(found, "batch_loss") for found in rows]),
-            scale="log",
-        ),
+        accuracy_panel(f"{model}: test accuracy", rows),
+        batch_loss_panel(rows),
         Panel(
             title="batch size",
             x_label="samples",

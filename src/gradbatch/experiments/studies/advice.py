@@ -55,10 +55,10 @@ def _numbers(fields: Sequence[Field], rule: str) -> dict[str, str]:
         return against(field, rule, *_SEARCH)
 
     numbers: Mapping[str, tuple[Callable[[Field, str], float], Sequence[Field], Callable[[float], str]]] = {
-        "lost to constant batches at the same rate: tasks of its development": (matched, developed, signed),
-        "other tasks": (matched, untouched, signed),
+        "lost at the same rate: tasks of its development": (matched, developed, signed),
+        "lost at the same rate: other tasks": (matched, untouched, signed),
         "lost to a search: tasks of its development": (searched, developed, signed),
-        "the other tasks": (searched, untouched, signed),
+        "lost to a search: other tasks": (searched, untouched, signed),
         "spread": (spread_ratio, fields, two_digits),
         "updates": (update_ratio, fields, two_digits),
         "time": (time_ratio, fields, two_digits),
@@ -81,13 +81,14 @@ def _words(fields: Sequence[Field], best: str) -> str:
         for title, own in zip(("the tasks that `noise-floor` was developed on", "others"), _parted(fields), strict=True)
         if own
     )
+    code = " In code: `NoiseFloor()`, or `NoiseFloor(budget=samples)` where the end is known."
     spread, time = (mean_of(number(field, best) for field in fields) for number in (spread_ratio, time_ratio))
     return (
         f"{_after_a_search(fields)}\n\n"
         f"**Without a search**, `{best}` loses least, in hindsight. Against the best constant batch at the same "
         f"nominal rate it gains, in points or per cent of the loss, on {gains}. Its score depends {spread:.2f} "
-        f"times as much on the learning rate, and a run takes {time:.1f} times as long. In code: `NoiseFloor()`, or "
-        "`NoiseFloor(budget=samples)` where the end is known."
+        f"times as much on the learning rate, and a run takes {time:.1f} times as long."
+        + (code if best.startswith("noise-floor") else "")
     )
 
 

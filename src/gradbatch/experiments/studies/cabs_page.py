@@ -19,7 +19,12 @@ from gradbatch.experiments.reproduce.cells import (
     spread,
     spread_of_all,
 )
-from gradbatch.experiments.reproduce.drawing import course_curve, curves_of, mean_curve
+from gradbatch.experiments.reproduce.drawing import (
+    accuracy_panel,
+    batch_loss_panel,
+    course_curve,
+    curves_of,
+)
 from gradbatch.experiments.reproduce.experiment import Block, Plot, Table
 from gradbatch.experiments.reproduce.results import Outcome, Results
 
@@ -201,23 +206,12 @@ def _curves(results: Results, variants: Sequence[str]) -> Plot:
     rows = [results.of(variant=variant, lr=RATE) for variant in variants]
     sizes = [course_curve(found[0]) if found else None for found in rows]
     panels = [
-        Panel(
-            title=f"test accuracy, rate {RATE:g}",
-            x_label="samples",
-            curves=curves_of([mean_curve(found, "test_score") for found in rows]),
-            percent=True,
-        ),
-        _loss_panel(rows),
+        accuracy_panel(f"test accuracy, rate {RATE:g}", rows),
+        batch_loss_panel(rows),
         Panel(title="batch size", x_label="samples", curves=curves_of(sizes), scale="log2"),
     ]
     caption = "The training loss is the mean over the batches since the evaluation before."
     return Plot(name="samples", caption=caption, legend=variants, panels=panels)
-
-
-def _loss_panel(rows: Sequence[Sequence[Outcome]]) -> Panel:
-    """The training loss against samples."""
-    curves = curves_of([mean_curve(found, "batch_loss") for found in rows])
-    return Panel(title="training loss", x_label="samples", curves=curves, scale="log")
 
 
 def _courses(results: Results) -> list[Block]:
@@ -244,7 +238,7 @@ def _courses(results: Results) -> list[Block]:
             legend=legend,
             panels=[
                 Panel(title="batch size", x_label="updates", curves=curves_of(sizes), scale="log2"),
-                _loss_panel(rows),
+                batch_loss_panel(rows),
             ],
         ),
         Table(

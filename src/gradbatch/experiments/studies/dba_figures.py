@@ -3,9 +3,8 @@
 import math
 from collections.abc import Sequence
 
-from gradbatch.experiments.figures import Panel
 from gradbatch.experiments.reproduce.cells import cost_to, lines, mean_of, percent, spread, spread_of_all
-from gradbatch.experiments.reproduce.drawing import curves_of, mean_curve
+from gradbatch.experiments.reproduce.drawing import accuracy_panel, batch_loss_panel
 from gradbatch.experiments.reproduce.experiment import Block, Claim, Experiment, Plot, Table, Verdict
 from gradbatch.experiments.reproduce.results import Outcome, Results
 from gradbatch.experiments.studies.dba import DATA, PAPER, SOURCE, mean_best, table_trials
@@ -23,21 +22,8 @@ def _largest_part(results: Results) -> str:
 def _figure2(results: Results) -> list[Block]:
     """Accuracy and loss along training."""
     data = _largest_part(results)
-    rows = [(results.of(variant=variant, data=data)) for variant in _ON_ALL]
-    panels = [
-        Panel(
-            title=f"test accuracy, {data}",
-            x_label="samples",
-            curves=curves_of([mean_curve(found, "test_score") for found in rows]),
-            percent=True,
-        ),
-        Panel(
-            title=f"training loss, {data}",
-            x_label="samples",
-            curves=curves_of([mean_curve(found, "batch_loss") for found in rows]),
-            scale="log",
-        ),
-    ]
+    rows = [results.of(variant=variant, data=data) for variant in _ON_ALL]
+    panels = [accuracy_panel(f"test accuracy, {data}", rows), batch_loss_panel(rows, f"training loss, {data}")]
     caption = "Means over seeds. The training loss is the mean over the batches of an epoch."
     return [Plot(caption=caption, legend=_ON_ALL, panels=panels), _speed_table(results, data)]
 
