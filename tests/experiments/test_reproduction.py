@@ -108,6 +108,16 @@ def test_what_cannot_be_run_is_said(tmp_path, monkeypatch, capsys):
     assert len(chosen(["all"])) == len(EXPERIMENTS)
 
 
+def test_without_a_gpu_what_needs_one_is_left_out(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    own = [one for one in EXPERIMENTS.values() if one.device == "cuda"]
+    assert {"adabatch-gpu", "speed-gpu"} <= {one.name for one in own}
+    assert reproduce(own, "full", results=tmp_path, jobs=1, data_dir=None) == {}
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in said if "needs a GPU that torch can use" in line] == [one.name for one in own]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_runs_that_fail_for_one_reason_are_told_together(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("GRADBATCH_DATA", raising=False)

@@ -62,10 +62,14 @@ def reproduce(
         if not trials:
             print(f"{experiment.name} has no {scale} scale: use --scale full")
             continue
+        device = experiment.device_at(scale)
+        if device == "cuda" and not torch.cuda.is_available():
+            print(f"{experiment.name} needs a GPU that torch can use, and there is none: nothing of it is run")
+            continue
         if Results(trials, log.read()).is_complete:
             print(f"{experiment.name}: all of its runs are in {log.path}; to run it anew, name another --results")
             continue
-        failed = run_trials(trials, log, folder=folder, jobs=own, data_dir=data_dir)
+        failed = run_trials(trials, log, folder=folder, jobs=own, data_dir=data_dir, device=device)
         failures |= {f"{experiment.name}: {title}": why for title, why in failed.items()}
     return failures
 

@@ -2,6 +2,7 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 
 from experiments.reproduce.outcomes import Silent, fails_at_seed_one
 from gradbatch.experiments.loop import train
@@ -69,3 +70,10 @@ def test_an_interrupted_trial_goes_on_where_it_was(log, tmp_path):
     alone = other.read()[own.key].values
     assert resumed["evaluations"]["test_loss"] == alone["evaluations"]["test_loss"]
     assert resumed["updates"] == alone["updates"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here is a GPU")
+def test_a_device_that_is_not_there_is_refused(log, tmp_path):
+    failures = run_trials(trials(0), log, folder=tmp_path / "runs", jobs=1, data_dir=None, device="cuda")
+    assert failures["0 0"].startswith('the device "cuda" cannot be used')
+    assert log.read() == {}

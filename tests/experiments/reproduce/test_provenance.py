@@ -31,7 +31,7 @@ def test_outside_of_a_tree_there_is_no_commit(tmp_path, monkeypatch):
 
 
 def test_a_result_says_what_it_was_made_with():
-    found = provenance(commit="abc", jobs=2)
-    assert (found["commit"], found["jobs"]) == ("abc", 2)
+    found = provenance(commit="abc", jobs=2, device="cpu")
+    assert (found["commit"], found["jobs"], found["device"]) == ("abc", 2, "cpu")
     assert found["torch"]
     assert found["processor"]

@@ -10,7 +10,7 @@ from gradbatch.experiments.reproduce.trial import trial
 from gradbatch.experiments.studies.racers import RACERS
 from gradbatch.experiments.studies.speed import EXPERIMENTS, race, ratios
 
-SPEED = EXPERIMENTS[0]
+SPEED, _ = EXPERIMENTS
 
 
 def raced(**seconds):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from gradbatch.experiments.logs import RunProgress
 from gradbatch.experiments.processes import work_all
+from gradbatch.experiments.reproduce.experiment import Device
 from gradbatch.experiments.reproduce.provenance import commit_of_source, provenance
 from gradbatch.experiments.reproduce.results import ResultsLog
 from gradbatch.experiments.reproduce.trial import Trial
@@ -30,15 +31,28 @@ class _Order:
         trial: What is run.
         folder: Where its run folder lies.
         data_dir: Of the data sets.
+        device: Where it runs.
     """
 
     trial: Trial
     folder: Path
     data_dir: Path | None
+    device: str
+
+    @property
+    def settings(self) -> TrainSettings:
+        """The trial's, with the places of this machine."""
+        return replace(self.trial.settings, out=self.folder, data_dir=self.data_dir, device=self.device).resolved()
 
 
 def run_trials(
-    trials: Sequence[Trial], log: ResultsLog, *, folder: Path, jobs: int, data_dir: Path | None
+    trials: Sequence[Trial],
+    log: ResultsLog,
+    *,
+    folder: Path,
+    jobs: int,
+    data_dir: Path | None,
+    device: Device = "auto",
 ) -> dict[str, str]:
     """Run the trials that the log does not have, and add them to it one by one.
 
@@ -50,6 +64,7 @@ def run_trials(
         folder: For the run folders; each is removed when its line is in the log.
         jobs: Most at a time.
         data_dir: Folder of the data sets; that of the environment by default.
+        device: Where they run.
 
     Returns:
         Why trials have no line, by their titles; empty if all have.
@@ -59,14 +74,14 @@ def run_trials(
     if not wanted:
         return {}
     log.touch()  # a place that cannot be written to is found out before the work, not after it
-    orders = [_Order(trial, folder / trial.key, data_dir) for trial in wanted]
+    orders = [_Order(trial, folder / trial.key, data_dir, device) for trial in wanted]
     titles = [trial.title for trial in wanted]
     commit = commit_of_source()  # of the code that the processes are about to load
 
     def keep(number: int) -> None:
         order = orders[number]
         values = json.loads((order.folder / _VALUES).read_text(encoding="utf-8"))
-        log.append(order.trial, values, provenance(commit=commit, jobs=jobs))
+        log.append(order.trial, values, provenance(commit=commit, jobs=jobs, device=order.settings.device))
         shutil.rmtree(order.folder)
 
     with closing(runs_display(titles, [_size_of(trial.settings) for trial in wanted])) as display:
@@ -76,7 +91,7 @@ def run_trials(
 
 def _fulfil(order: _Order, progress: RunProgress) -> None:
     """What another process does with an order."""
-    settings = replace(order.trial.settings, out=order.folder, data_dir=order.data_dir)
+    settings = order.settings
     if RunFolder(order.folder).manifest.exists():
         settings = settings_of(order.folder, {"data_dir": order.data_dir}).resolved()
     values = order.trial.work(settings, progress)

@@ -8,7 +8,10 @@ from gradbatch.experiments.figures import Panel
 from gradbatch.experiments.reproduce.results import Results
 from gradbatch.experiments.reproduce.trial import Trial
 
-__all__ = ["Block", "Claim", "Experiment", "Plot", "Scale", "Table", "Verdict"]
+__all__ = ["Block", "Claim", "Device", "Experiment", "Plot", "Scale", "Table", "Verdict"]
+
+Device = Literal["auto", "cpu", "cuda"]
+"""Where trials run; ``"auto"`` takes a GPU where there is one."""
 
 Scale = Literal["quick", "full"]
 """``"quick"`` shows in a minute or so that everything works; ``"full"`` is what pages report."""
@@ -101,6 +104,7 @@ class Experiment:
         claims: What is to be judged, the main claim first.
         summary: What the page above all shows of it; nothing by default.
         is_timed: Whether its numbers are times, so that its trials have the machine to themselves.
+        device: Where its full runs are done; quick ones take what is there, but for a GPU that is not wanted.
     """
 
     name: str
@@ -113,3 +117,15 @@ class Experiment:
     claims: Sequence[Claim] = ()
     summary: Callable[[Results], Sequence[Block]] = lambda results: ()
     is_timed: bool = False
+    device: Device = "auto"
+
+    def device_at(self, scale: Scale) -> Device:
+        """Where the runs of a scale are done.
+
+        Args:
+            scale: Which.
+
+        Returns:
+            The device; quick runs show the machinery and so do without a GPU.
+        """
+        return "auto" if scale == "quick" and self.device == "cuda" else self.device

@@ -194,7 +194,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _hours(outcomes: Sequence[Outcome]) -> str:
     """How long it takes, where that was measured."""
     seconds = sum(outcome.number("seconds") for outcome in outcomes)
-    return f", {seconds / 3600:.1f} hours of one core" if seconds > 0 else ""
+    return f", {seconds / 3600:.1f} hours for one run after the other" if seconds > 0 else ""
 
 
 def _provenance(experiment: Experiment, scale: Scale, results: Results, logs: Path) -> str:
@@ -202,11 +202,12 @@ def _provenance(experiment: Experiment, scale: Scale, results: Results, logs: Pa
     used = [results.outcomes[trial.key] for trial in results.trials if trial.key in results.outcomes]
     facts = {
         name: sorted({str(outcome.provenance.get(name, "")) for outcome in used})
-        for name in ("commit", "torch", "processor", "num_cpus", "jobs")
+        for name in ("commit", "torch", "processor", "num_cpus", "jobs", "device")
     }
     seeds = sorted({trial.settings.seed for trial in results.trials})
     log = log_of(experiment, scale, logs).path
     hours = _hours(used) if results.is_complete else ""
+    on = "".join(f", {device}" for device in facts["device"] if device not in {"", "cpu"})
     return (
         f"    gradbatch reproduce {experiment.name} --scale {scale} --results DIR --pages DIR\n\n"
         f"runs everything anew{hours}; without `--results` it only adds what is missing in the log. "
@@ -214,6 +215,6 @@ def _provenance(experiment: Experiment, scale: Scale, results: Results, logs: Pa
         f"[{log.name}]({log.as_posix()}); "
         "each line holds settings, seed, commit and machine of one run, and the command where it is one of training. "
         f"Seeds {', '.join(map(str, seeds))}; commits {', '.join(facts['commit'])} (a plus marks a tree with changes); "
-        f"torch {', '.join(facts['torch'])}; {', '.join(facts['processor'])}, {', '.join(facts['num_cpus'])} cores, "
-        f"{', '.join(facts['jobs'])} runs at a time with a thread each."
+        f"torch {', '.join(facts['torch'])}; {', '.join(facts['processor'])}, {', '.join(facts['num_cpus'])} cores"
+        f"{on}, {', '.join(facts['jobs'])} runs at a time with a thread each."
     )

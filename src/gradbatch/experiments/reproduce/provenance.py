@@ -16,12 +16,13 @@ from gradbatch.experiments.run import version
 __all__ = ["commit_of_source", "provenance"]
 
 
-def provenance(*, commit: str, jobs: int) -> dict[str, Any]:
+def provenance(*, commit: str, jobs: int, device: str) -> dict[str, Any]:
     """What is written beside every result.
 
     Args:
         commit: See `commit_of_source`; of when the runs began.
         jobs: Runs at a time, which the seconds depend on.
+        device: Where it ran, as torch names it.
 
     Returns:
         Ready for JSON.
@@ -34,7 +35,7 @@ def provenance(*, commit: str, jobs: int) -> dict[str, Any]:
         "python": platform.python_version(),
         "processor": _processor(),
         "num_cpus": os.cpu_count(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
         "threads": 1,
         "jobs": jobs,
         "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,  # what else kept the cores busy

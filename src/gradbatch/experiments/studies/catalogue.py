@@ -3,7 +3,7 @@
 from gradbatch.experiments.reproduce.experiment import Experiment
 from gradbatch.experiments.studies import (
     adabatch,
-    adabatch_processes,
+    adabatch_times,
     ba,
     ba_appendix,
     ba_covariance,
@@ -32,7 +32,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         ba_covariance,
         cabs,
         adabatch,
-        adabatch_processes,
+        adabatch_times,
         speed,
         regret,
     )

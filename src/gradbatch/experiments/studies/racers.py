@@ -212,7 +212,7 @@ def _batches(case: Case) -> Iterator[Split]:
     """Shuffled batches of data in memory, epoch after epoch, the fastest plain way."""
     generator = torch.Generator().manual_seed(0)
     while True:
-        order = torch.randperm(len(case.train.targets), generator=generator)
+        order = torch.randperm(len(case.train.targets), generator=generator).to(case.train.targets.device)
         for indices in order.split(case.batch_size):
             if len(indices) == case.batch_size:
                 yield case.train.at(indices)

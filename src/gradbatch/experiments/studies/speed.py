@@ -1,7 +1,6 @@
 """What rules cost: steps of this library beside the plain loop and beside the ways in which authors compute."""
 
 import random
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from statistics import median
@@ -16,6 +15,7 @@ from gradbatch.experiments.reproduce.experiment import Block, Claim, Experiment,
 from gradbatch.experiments.reproduce.results import Outcome, Results
 from gradbatch.experiments.reproduce.trial import Trial, trial
 from gradbatch.experiments.settings import TrainSettings
+from gradbatch.experiments.studies.clock import elapsed
 from gradbatch.experiments.studies.racers import RACERS, Case, Take
 
 __all__ = ["EXPERIMENTS", "race"]
@@ -28,6 +28,12 @@ _SUBJECTS: Mapping[str, Mapping[str, Any]] = {
     "CNN on Fashion-MNIST, batches of 128": {"task": "fashion-mnist", "model": "cnn", "batch_size": 128},
 }
 
+_GPU_SUBJECTS: Mapping[str, Mapping[str, Any]] = {
+    "Perceptron on MNIST, batches of 128": {"task": "mnist", "model": "mlp", "batch_size": 128},
+    "CNN on CIFAR-10, batches of 128": {"task": "cifar10", "model": "small-cnn", "batch_size": 128},
+    "AlexNet on CIFAR-10, batches of 256": {"task": "cifar10", "model": "alexnet", "batch_size": 256},
+}
+
 
 def race(settings: TrainSettings, progress: RunProgress, *, rounds: int, seconds: float) -> dict[str, Any]:
     """Let all contenders take steps in turn, in rounds whose order is drawn anew each time.
@@ -35,7 +41,7 @@ def race(settings: TrainSettings, progress: RunProgress, *, rounds: int, seconds
     Interleaved, so that whatever else the machine does hits all alike.
 
     Args:
-        settings: Task, model, batch size, rate and seed.
+        settings: Task, model, batch size, rate, seed and device.
         progress: Hears of each round.
         rounds: Turns of each contender.
         seconds: About how long a turn takes; at least a step.
@@ -43,7 +49,7 @@ def race(settings: TrainSettings, progress: RunProgress, *, rounds: int, seconds
     Returns:
         Ready for JSON: for each contender the steps of its turns, and seconds a step of each.
     """
-    data = load_dataset(settings)
+    data, device = load_dataset(settings), torch.device(settings.device)
     assert settings.lr is not None
     takes: dict[str, Take] = {}
     steps: dict[str, int] = {}
@@ -52,12 +58,13 @@ def race(settings: TrainSettings, progress: RunProgress, *, rounds: int, seconds
         model = build_model(settings, data)
         case = Case(model=model, train=data.train, batch_size=settings.batch_size, lr=settings.lr)
         takes[name] = start(case)
-        steps[name] = _steps_of_a_turn(takes[name], seconds)
+        steps[name] = _steps_of_a_turn(takes[name], seconds, device)
     found: dict[str, list[float]] = {name: [] for name in takes}
     lots = random.Random(settings.seed)
     for number in range(rounds):
         for name in lots.sample(list(takes), len(takes)):
-            found[name].append(float(f"{_timed(takes[name], steps[name]) / steps[name]:.4g}"))
+            own = elapsed(partial(takes[name], steps[name]), device)
+            found[name].append(float(f"{own / steps[name]:.4g}"))
         progress.note(f"round {number + 1} of {rounds}")
     contenders = {name: {"steps": steps[name], "seconds": own} for name, own in found.items()}
     return {
@@ -67,27 +74,26 @@ def race(settings: TrainSettings, progress: RunProgress, *, rounds: int, seconds
     }
 
 
-def _steps_of_a_turn(take: Take, seconds: float) -> int:
+def _steps_of_a_turn(take: Take, seconds: float, device: torch.device) -> int:
     """Steps that fill so many seconds, after a warm-up; at least one."""
     take(1)  # the first step is slower than all others
-    once = _timed(take, 1)
+    once = elapsed(partial(take, 1), device)
     few = max(1, min(5, int(seconds / once)))
-    return max(1, round(seconds * few / _timed(take, few)))
+    return max(1, round(seconds * few / elapsed(partial(take, few), device)))
 
 
-def _timed(take: Take, steps: int) -> float:
-    """Seconds that so many steps take."""
-    start = time.perf_counter()
-    take(steps)
-    return time.perf_counter() - start
+def _trials(
+    subjects: Mapping[str, Mapping[str, Any]], *, rounds: int, seconds: float
+) -> Callable[[Scale], list[Trial]]:
+    """A race on each subject by scale; the quick one is of the first subject alone."""
 
+    def trials(scale: Scale) -> list[Trial]:
+        is_quick = scale == "quick"
+        work = partial(race, rounds=2, seconds=0.02) if is_quick else partial(race, rounds=rounds, seconds=seconds)
+        own = list(subjects.items())[: 1 if is_quick else None]
+        return [trial(work, place={"subject": name}, lr=0.01, momentum=0.0, **settings) for name, settings in own]
 
-def _trials(scale: Scale) -> list[Trial]:
-    """A race on each subject; the quick one is of the perceptron alone."""
-    rounds, seconds = (2, 0.02) if scale == "quick" else (15, 0.5)
-    work = partial(race, rounds=rounds, seconds=seconds)
-    subjects = list(_SUBJECTS.items())[: 1 if scale == "quick" else None]
-    return [trial(work, place={"subject": name}, lr=0.01, momentum=0.0, **settings) for name, settings in subjects]
+    return trials
 
 
 def seconds_of(outcome: Outcome, name: str) -> list[float]:
@@ -149,8 +155,31 @@ def _judge(text: str, criterion: str, pairs: Sequence[tuple[str, str]], holds: C
     )
 
 
+_CLAIMS = (
+    _judge(
+        "A step with CABS takes less than twice as long as a plain step.",
+        "below 2",
+        [("CABS", _PLAIN)],
+        lambda factor: factor < 2,
+    ),
+    _judge(
+        "DBA over materialised gradients takes at least five times as long as with the engine.",
+        "5 or more, with both metrics",
+        [("DBA norm, materialised", "DBA norm"), ("DBA variance, materialised", "DBA variance")],
+        lambda factor: factor >= 5,
+    ),
+    _judge(
+        "BA (diagonal) sample by sample takes at least twice as long as with the engine.",
+        "2 or more",
+        [("BA, sample by sample", "BA, diagonal")],
+        lambda factor: factor >= 2,
+    ),
+)
+
+_SOURCE = "ours; the ways of computing are those of DBA's paper and of BA's and CABS' code"
+
 _ABOUT = """
-Training steps on one CPU thread. Each subject is one process in which all contenders take turns, in rounds of random
+Each subject is one process in which all contenders take turns, in rounds of random
 order, each with a model of its own from the same seed: what else the machine does hits all alike. Rules measure as ever
 and stay at the batch size. “Materialised” writes out the gradient of every sample, as Opacus does for DBA's authors
 (here with `torch.func.vmap`), and for DBA computes the metric of each candidate from all of its gradients, with strides
@@ -164,30 +193,25 @@ EXPERIMENTS: Sequence[Experiment] = (
         name="speed",
         log="speed",
         title="What rules cost, and what they cost as their authors compute them",
-        source="ours; the ways of computing are those of DBA's paper and of BA's and CABS' code",
-        about=_ABOUT,
-        trials=_trials,
+        source=_SOURCE,
+        about=f"Training steps on one CPU thread. {_ABOUT.strip()}",
+        trials=_trials(_SUBJECTS, rounds=15, seconds=0.5),
         blocks=_blocks,
-        claims=(
-            _judge(
-                "A step with CABS takes less than twice as long as a plain step.",
-                "below 2",
-                [("CABS", _PLAIN)],
-                lambda factor: factor < 2,
-            ),
-            _judge(
-                "DBA over materialised gradients takes at least five times as long as with the engine.",
-                "5 or more, with both metrics",
-                [("DBA norm, materialised", "DBA norm"), ("DBA variance, materialised", "DBA variance")],
-                lambda factor: factor >= 5,
-            ),
-            _judge(
-                "BA (diagonal) sample by sample takes at least twice as long as with the engine.",
-                "2 or more",
-                [("BA, sample by sample", "BA, diagonal")],
-                lambda factor: factor >= 2,
-            ),
-        ),
+        claims=_CLAIMS,
         is_timed=True,
+        device="cpu",
+    ),
+    Experiment(
+        name="speed-gpu",
+        log="speed-gpu",
+        title="What rules cost on a GPU, and what they cost as their authors compute them",
+        source=_SOURCE,
+        about=f"Training steps on a GPU, all data in its memory, in float32 (convolutions in TF32, as is PyTorch's "
+        f"default). {_ABOUT.strip()}",
+        trials=_trials(_GPU_SUBJECTS, rounds=7, seconds=0.1),
+        blocks=_blocks,
+        claims=_CLAIMS,
+        is_timed=True,
+        device="cuda",
     ),
 )

@@ -1,0 +1,44 @@
+"""On a GPU every rule sees and decides what it does on the CPU."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import gradbatch as gb
+from cases import RULES
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device on this machine"),
+]
+
+NUM_SAMPLES = 400
+STEPS = 12
+
+
+def train(rule, device):
+    """The records of a short training in double precision, all tensors on a device."""
+    torch.manual_seed(0)
+    inputs, targets = torch.randn(NUM_SAMPLES, 1, 6, 6, dtype=torch.float64), torch.randint(4, (NUM_SAMPLES,))
+    layers = (nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 4))
+    model = nn.Sequential(*layers).to(device, torch.float64)
+    stream = gb.SampleStream((inputs.to(device), targets.to(device)), seed=0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=getattr(rule, "momentum", 0.5))
+    controller = gb.Controller(rule, model, optimizer, stream, batch_size=16)
+    records = []
+    for batch, labels in controller.run(steps=STEPS):
+        controller.backward(F.cross_entropy(model(batch), labels))
+        records.append(controller.step())
+    return [record for record in records if record is not None]
+
+
+@pytest.mark.parametrize("name", [name for name in RULES if not name.startswith("goodput")])  # which reads a clock
+def test_decisions_are_those_of_the_cpu(name):
+    ours, twin = (train(RULES[name](), device) for device in ("cuda", "cpu"))
+    assert len(ours) == len(twin) == STEPS
+    assert [record.batch_size for record in ours] == [record.batch_size for record in twin]
+    # Sums of a few thousand products in double precision, in another order, over twelve steps.
+    for own, other in zip(ours, twin, strict=True):
+        assert own.loss == pytest.approx(other.loss, rel=1e-9)
+        assert own.lr_scale == pytest.approx(other.lr_scale, rel=1e-9)
