@@ -9,7 +9,7 @@ from gradbatch.experiments.reproduce.experiment import Plot, Table
 from gradbatch.experiments.rule_settings import build_rule
 from gradbatch.experiments.studies.adabatch import EXPERIMENTS, stage_seconds
 
-CIFAR10, FASHION = EXPERIMENTS
+CIFAR10, LONG, FASHION = EXPERIMENTS
 WITHIN, BETTER, FASTER = (claim.judge for claim in FASHION.claims)
 VARIANTS = ("AdaBatch", "fixed small", "fixed large")
 
@@ -75,7 +75,7 @@ def test_the_page_has_what_was_run_and_no_more():
     assert accuracy.rows[2][1:] == ["fixed large, –", *["–"] * 5]
     assert isinstance(times, Table)
     assert [row[2:9] for row in times.rows] == [["18", "0.56"] + ["2.0"] * 4 + ["1.0"], ["10", "1.00"] + ["1.0"] * 5]
-    assert [type(block) for block in CIFAR10.blocks(found)] == [Table, Plot]
+    assert [type(block) for block in LONG.blocks(found)] == [Table, Plot]
     assert isinstance(curves, Plot)
     assert [len(panel.curves) for panel in curves.panels] == [2, 2, 2]
 
@@ -121,6 +121,7 @@ def test_sizes_and_rates_are_the_paper_s(experiment):
 
 
 def test_images_of_cifar10_are_augmented_and_three_seeds_are_taken_where_they_are_cheap():
-    assert all(one.settings.augment for one in CIFAR10.trials("full"))
+    assert all(one.settings.augment for experiment in (CIFAR10, LONG) for one in experiment.trials("full"))
+    assert {one.settings.epochs for one in LONG.trials("full")} == {100}
     assert [one.settings.seed for one in FASHION.trials("full")] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert {one.settings.per_class for one in FASHION.trials("quick")} == {100}
