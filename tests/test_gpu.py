@@ -13,8 +13,8 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device on this machine"),
 ]
 
-NUM_SAMPLES = 400
-STEPS = 12
+NUM_SAMPLES, STEPS = 64, 12
+"""Three epochs with batches of 16, so that what decides at an epoch's end does."""
 
 
 def train(rule, device):
@@ -33,12 +33,16 @@ def train(rule, device):
     return [record for record in records if record is not None]
 
 
+def numbers_of(record):
+    """What was seen and decided, without how long it took."""
+    return {name: own for name, own in record.to_dict().items() if isinstance(own, int | float) and name != "seconds"}
+
+
 @pytest.mark.parametrize("name", [name for name in RULES if not name.startswith("goodput")])  # which reads a clock
 def test_decisions_are_those_of_the_cpu(name):
     ours, twin = (train(RULES[name](), device) for device in ("cuda", "cpu"))
     assert len(ours) == len(twin) == STEPS
-    assert [record.batch_size for record in ours] == [record.batch_size for record in twin]
-    # Sums of a few thousand products in double precision, in another order, over twelve steps.
     for own, other in zip(ours, twin, strict=True):
-        assert own.loss == pytest.approx(other.loss, rel=1e-9)
-        assert own.lr_scale == pytest.approx(other.lr_scale, rel=1e-9)
+        # Sums of a few thousand products in double precision, in another order, over twelve steps; some numbers are
+        # small differences of large ones.
+        assert numbers_of(own) == pytest.approx(numbers_of(other), rel=1e-6, abs=1e-9)

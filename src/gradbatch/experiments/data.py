@@ -34,8 +34,9 @@ class Split(NamedTuple):
         return Split(self.inputs[indices], self.targets[indices])
 
     def draw(self, size: int, generator: Generator | None = None) -> "Split":
-        """Independent samples: drawn with replacement."""
-        return self.at(torch.randint(len(self.targets), (size,), generator=generator))
+        """Independent samples: drawn with replacement, where the generator is, or else where the samples are."""
+        device = self.targets.device if generator is None else generator.device
+        return self.at(torch.randint(len(self.targets), (size,), generator=generator, device=device))
 
 
 @dataclass(frozen=True)

@@ -46,30 +46,31 @@ def reproduce(
         experiments: One after the other.
         scale: Of the trials.
         results: Folder of the logs.
-        jobs: Most trials at a time; by default one a core, or one on a GPU. Where a trial measures time it is one.
+        jobs: Most trials at a time; by default one a core, or one where a GPU is used. Where a trial measures time it
+            is one.
         data_dir: Folder of the data sets; that of the environment by default.
 
     Returns:
         Why trials have no result, by their experiments and titles.
     """
-    most = jobs or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
     failures: dict[str, str] = {}
     for experiment in experiments:
-        own = 1 if experiment.is_timed else most
         log = log_of(experiment, scale, results)
         folder = _RUNS / scale / experiment.log
         trials = experiment.trials(scale)
         if not trials:
             print(f"{experiment.name} has no {scale} scale: use --scale full")
             continue
-        device = experiment.device_at(scale)
-        if device == "cuda" and not torch.cuda.is_available():
-            print(f"{experiment.name} needs a GPU that torch can use, and there is none: nothing of it is run")
-            continue
         if Results(trials, log.read()).is_complete:
             print(f"{experiment.name}: all of its runs are in {log.path}; to run it anew, name another --results")
             continue
-        failed = run_trials(trials, log, folder=folder, jobs=own, data_dir=data_dir, device=device)
+        device = experiment.device_at(scale)
+        if device == "cuda" and not torch.cuda.is_available():
+            failures[experiment.name] = "its full runs need a GPU that torch can use: run it where there is one"
+            continue
+        uses_gpu = device != "cpu" and torch.cuda.is_available()
+        num_jobs = 1 if experiment.is_timed else jobs or (1 if uses_gpu else os.cpu_count() or 1)
+        failed = run_trials(trials, log, folder=folder, jobs=num_jobs, data_dir=data_dir, device=device)
         failures |= {f"{experiment.name}: {title}": why for title, why in failed.items()}
     return failures
 

@@ -25,7 +25,7 @@ def log(tmp_path):
 
 
 def run(own, log, tmp_path, jobs=2):
-    return run_trials(own, log, folder=tmp_path / "runs", jobs=jobs, data_dir=None)
+    return run_trials(own, log, folder=tmp_path / "runs", jobs=jobs, data_dir=None, device="cpu")
 
 
 def test_each_trial_becomes_a_line_and_its_folder_goes(log, tmp_path):
@@ -54,6 +54,15 @@ def test_a_failure_leaves_no_line_and_the_others_go_on(log, tmp_path):
     assert set(log.read()) == {own[0].key, own[2].key}
 
 
+def test_an_interrupted_trial_does_not_go_on_elsewhere(log, tmp_path):
+    own = trials(0)[0]
+    train(replace(own.settings, out=tmp_path / "runs" / own.key), Silent())
+    manifest = tmp_path / "runs" / own.key / "run.json"
+    manifest.write_text(manifest.read_text().replace('"device": "cpu"', '"device": "cuda"'))
+    failures = run([own], log, tmp_path)
+    assert "was begun with `device` cuda, got cpu" in failures["0 0"]
+
+
 def test_an_interrupted_trial_goes_on_where_it_was(log, tmp_path):
     own = trials(0, epochs=4)[0]
     half = trials(0, epochs=2)[0]
@@ -66,7 +75,7 @@ def test_an_interrupted_trial_goes_on_where_it_was(log, tmp_path):
     assert run([own], log, tmp_path) == {}
     resumed = log.read()[own.key].values
     other = ResultsLog(tmp_path / "other.jsonl")
-    run_trials([own], other, folder=tmp_path / "other", jobs=1, data_dir=None)
+    run_trials([own], other, folder=tmp_path / "other", jobs=1, data_dir=None, device="cpu")
     alone = other.read()[own.key].values
     assert resumed["evaluations"]["test_loss"] == alone["evaluations"]["test_loss"]
     assert resumed["updates"] == alone["updates"]

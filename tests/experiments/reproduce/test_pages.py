@@ -37,7 +37,7 @@ def test_a_page_says_how_long_the_runs_took_and_links_their_log(tmp_path):
     (tmp_path / "full" / "dba.jsonl").unlink()
     run(own, tmp_path, "full")
     last = page(own, tmp_path, Path("../logs"))[-1]
-    assert last.startswith("runs everything anew, 1.0 hours for one run after the other; ")
+    assert last.startswith("runs everything anew (1.0 hours of training in all, without evaluations); ")
     assert "[dba.jsonl](../logs/full/dba.jsonl)" in last
     assert "commits abc" in last
 

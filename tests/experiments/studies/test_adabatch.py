@@ -67,6 +67,14 @@ def test_faster_is_the_last_stage_against_the_first():
     assert FASTER(results(*network("net", 0.9, 0.9, 0.9))).answer == "does not hold"
 
 
+def test_a_run_that_diverged_is_no_faster_for_it():
+    lost = run(0.9, [0.1] * 10, diverged="not finite")
+    found = results(({"model": "net", "variant": "AdaBatch"}, lost), *network("net", None, 0.9, 0.9))
+    assert FASTER(found).answer == "does not hold"
+    assert "nan times as fast as with the small batch" in FASTER(found).evidence
+    assert FASHION.blocks(found)[1].rows[0][2:4] == ["–", "–"]
+
+
 def test_the_page_has_what_was_run_and_no_more():
     found = results(*network("net", 0.9, 0.8, None, seconds=QUICKER))
     accuracy, times, curves = FASHION.blocks(found)

@@ -4,7 +4,7 @@ import pytest
 
 from experiments.reproduce.outcomes import results
 from gradbatch.experiments.reproduce.results import Outcome
-from gradbatch.experiments.studies.adabatch_times import EXPERIMENTS, gain
+from gradbatch.experiments.studies.adabatch_times import EXPERIMENTS, gain, time_sizes
 
 PROCESSES, GPU = EXPERIMENTS
 
@@ -58,12 +58,24 @@ def test_on_a_gpu_one_process_is_held_against_the_small_batch():
     assert "more processes" not in table.caption
 
 
-def test_one_process_takes_its_turns():
+@pytest.mark.parametrize(
+    ("experiment", "numbers", "note"),
+    [(GPU, ["1"], "2 rounds of 5 turns"), (PROCESSES, ["1", "2"], "2 rounds of 10 turns")],
+)
+def test_every_size_takes_its_turns_with_every_number_of_processes(experiment, numbers, note):
     notes = []
-    one = GPU.trials("quick")[0]
+    one = experiment.trials("quick")[0]
     values = one.work(one.settings, SimpleNamespace(note=notes.append))
-    assert notes == ["2 rounds of 5 turns"]
-    assert list(values["seconds_per_sample"]) == ["1"]
-    for times in values["seconds_per_sample"]["1"].values():
-        assert len(times) == 2
-        assert min(times) > 0
+    assert notes == [note]
+    assert list(values["seconds_per_sample"]) == numbers
+    for by_size in values["seconds_per_sample"].values():
+        assert list(by_size) == ["16", "32", "64", "128", "256"]
+        for times in by_size.values():
+            assert len(times) == 2
+            assert min(times) > 0
+
+
+def test_a_batch_that_cannot_be_shared_evenly_is_refused():
+    one = PROCESSES.trials("quick")[0]
+    with pytest.raises(AssertionError):
+        time_sizes(one.settings, SimpleNamespace(note=print), sizes=(16, 33), rounds=1)

@@ -92,6 +92,13 @@ def test_a_run_that_diverged_counts_as_guessing():
     assert spread_of(results(*entries), "constant 16") == pytest.approx(0.8)
 
 
+def test_a_spread_over_rates_is_none_over_seeds():
+    entries = [at_rate(0.1, **{"constant 16": run(score)})[0] for score in (0.8, 0.9)]
+    assert math.isnan(spread_of(results(*entries), "constant 16"))
+    entries += [at_rate(0.3, **{"constant 16": run(0.8)})[0]]
+    assert spread_of(results(*entries), "constant 16") == pytest.approx(0.05)
+
+
 @pytest.mark.parametrize(
     ("exact", "position", "answer"),
     [

@@ -2,7 +2,7 @@ import pytest
 
 from experiments.reproduce.outcomes import outcome, results
 from gradbatch.experiments.studies.dba import EXPERIMENTS as TABLES
-from gradbatch.experiments.studies.dba import PAPER
+from gradbatch.experiments.studies.dba import PAPER, _claimed_gain
 from gradbatch.experiments.studies.dba_audit import EXPERIMENTS as AUDITS
 from gradbatch.experiments.studies.dba_figures import EXPERIMENTS as FIGURES
 
@@ -91,6 +91,18 @@ def test_the_share_used_is_that_of_real_epochs(real, answer):
     verdict = judged(FIGURES, "uses about 56 %", figures([0.9], [0.9], [0.9], real))
     assert verdict.answer == answer
     assert f"{100 * real / 3:.2f} %" in verdict.evidence
+
+
+def test_the_nearest_reading_may_be_above_the_paper():
+    places = {trial.place["reading"] for trial in AUDITS[0].trials("full") if "reading" in trial.place}
+    scores = {"as we read it, norm": 0.9670, "as we read it, variance": 0.9999}
+    found = results(*(({"reading": own}, scored(scores.get(own, 0.8))) for own in places))
+    assert "“as we read it, norm” comes nearest: -0.07" in judged(AUDITS, "Some reading", found).evidence
+
+
+def test_gains_are_the_paper_s():
+    gains = {data: _claimed_gain(data) for data in ("1 %", "10 %", "10 a class")}
+    assert gains == pytest.approx({"1 %": 9.48, "10 %": 1.94, "10 a class": 18.90}, abs=0.005)
 
 
 @pytest.mark.parametrize(

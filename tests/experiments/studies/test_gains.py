@@ -2,8 +2,10 @@ import math
 
 import pytest
 
+from experiments.reproduce.outcomes import outcome, results
 from experiments.studies.fields import RATES, field
-from gradbatch.experiments.studies.gains import against, matched, spread_ratio, time_ratio, update_ratio
+from gradbatch.experiments.studies.gains import against, matched, of_learned, spread_ratio, time_ratio, update_ratio
+from gradbatch.experiments.studies.standings import Field
 
 
 def test_by_hand():
@@ -17,6 +19,19 @@ def test_by_hand():
     assert against(own, "cabs", "none", "cosine") == pytest.approx(100 * (0.98 - 0.925))
     assert update_ratio(own, "cabs") == pytest.approx(0.3)
     assert time_ratio(own, "cabs") == pytest.approx(2.5)
+
+
+@pytest.mark.parametrize(
+    ("task", "chance", "best", "score"),
+    [("digits", 0.1, 0.9, 0.8), ("semeval", 0.0, 0.8, 0.7), ("shakespeare", 6.022, 2.0, 2.5)],
+)
+def test_regrets_of_different_metrics_are_shares_of_what_is_learned(task, chance, best, score):
+    entries = [
+        ({"task": task, "optimizer": "sgd", "lr": 0.1, **place}, outcome(test_score=[own], validation_score=[own]))
+        for place, own in (({"kind": "none", "size": 16}, best), ({"kind": "rule", "rule": "cabs"}, score))
+    ]
+    own = Field.of(results(*entries), task, "sgd")
+    assert of_learned(matched, own, "cabs") == pytest.approx(100 * (best - score) / (best - chance))
 
 
 def test_the_spread_is_against_the_batch_that_is_best_over_all_rates():

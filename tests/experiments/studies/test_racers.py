@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -6,16 +7,22 @@ from torch import nn
 
 from gradbatch._types import Strides
 from gradbatch.experiments.data import Split
+from gradbatch.experiments.studies import racers
 from gradbatch.experiments.studies.racers import (
     RACERS,
+    STRIDE,
     Case,
+    controlled,
     deviation_sample_by_sample,
+    from_samples,
+    from_sums,
+    materialised_selection,
     metric_of,
     per_sample,
     select,
     size_from_materialised,
 )
-from gradbatch.rules import _selection
+from gradbatch.rules import DBA, _selection
 
 
 @pytest.fixture
@@ -76,5 +83,27 @@ def test_what_is_selected_is_what_the_rule_selects(metric, bottom_up, part):
         _selection.bottom_up(twin, lambda value: abs(value - target))
     else:
         _selection.top_down(twin, lambda value: abs(value - target), literal=False)
-    chosen = select(metric, strides, target, bottom_up=bottom_up)
-    assert sorted(chosen) == [stride for stride, is_chosen in enumerate(twin.selected) if is_chosen]
+    for measuring in (from_samples, from_sums):
+        chosen, reached = select(measuring(metric, strides), len(strides), target, bottom_up=bottom_up)
+        assert sorted(chosen) == [stride for stride, is_chosen in enumerate(twin.selected) if is_chosen]
+        assert reached == pytest.approx(metric_of(metric, torch.cat([strides[stride] for stride in chosen])))
+
+
+@pytest.mark.parametrize("measuring", [from_samples, from_sums])
+@pytest.mark.parametrize("strategy", ["bottom-up", "top-down"])
+@pytest.mark.parametrize("metric", ["norm", "variance"])
+def test_dba_over_materialised_gradients_is_the_rule(case, monkeypatch, metric, strategy, measuring):
+    case = replace(case, batch_size=64)
+    seen = []
+
+    class Heard(Case):
+        def loss(self, inputs, targets):
+            seen.append(Split(inputs, targets))
+            return super().loss(inputs, targets)
+
+    ruled = Heard(model=copy.deepcopy(case.model), train=case.train, batch_size=64, lr=case.lr)
+    controlled(ruled, lambda size: DBA(stride=STRIDE, increment=0, metric=metric, strategy=strategy))(4)
+    monkeypatch.setattr(racers, "_batches", lambda case: iter(seen))
+    materialised_selection(case, metric, measuring, lambda: strategy == "bottom-up")(4)
+    for own, twin in zip(case.model.parameters(), ruled.model.parameters(), strict=True):
+        torch.testing.assert_close(own, twin)

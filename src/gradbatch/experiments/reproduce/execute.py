@@ -52,7 +52,7 @@ def run_trials(
     folder: Path,
     jobs: int,
     data_dir: Path | None,
-    device: Device = "auto",
+    device: Device,
 ) -> dict[str, str]:
     """Run the trials that the log does not have, and add them to it one by one.
 
@@ -93,7 +93,8 @@ def _fulfil(order: _Order, progress: RunProgress) -> None:
     """What another process does with an order."""
     settings = order.settings
     if RunFolder(order.folder).manifest.exists():
-        settings = settings_of(order.folder, {"data_dir": order.data_dir}).resolved()
+        places = {"data_dir": settings.data_dir, "device": settings.device}
+        settings = settings_of(order.folder, places).resolved()
     values = order.trial.work(settings, progress)
     order.folder.mkdir(parents=True, exist_ok=True)
     (order.folder / _VALUES).write_text(json.dumps(values, allow_nan=False), encoding="utf-8")
@@ -107,5 +108,6 @@ def _size_of(settings: TrainSettings) -> int:
         return settings.steps * settings.batch_size
     assert settings.epochs is not None
     task = TASKS[settings.task]
-    per_epoch = task.train_samples if settings.per_class is None else settings.per_class * task.num_classes
-    return settings.epochs * round(per_epoch * (1 - settings.validation))
+    if settings.per_class is not None:
+        return settings.epochs * settings.per_class * task.num_classes
+    return settings.epochs * round(task.train_samples * (1 - settings.validation))

@@ -104,7 +104,7 @@ class Experiment:
         claims: What is to be judged, the main claim first.
         summary: What the page above all shows of it; nothing by default.
         is_timed: Whether its numbers are times, so that its trials have the machine to themselves.
-        device: Where its full runs are done; quick ones take what is there, but for a GPU that is not wanted.
+        device: Where its full runs are done; quick ones of an experiment for a GPU do without one where there is none.
     """
 
     name: str
@@ -126,6 +126,6 @@ class Experiment:
             scale: Which.
 
         Returns:
-            The device; quick runs show the machinery and so do without a GPU.
+            The device.
         """
         return "auto" if scale == "quick" and self.device == "cuda" else self.device

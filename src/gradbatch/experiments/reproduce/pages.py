@@ -194,12 +194,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _hours(outcomes: Sequence[Outcome]) -> str:
     """How long it takes, where that was measured."""
     seconds = sum(outcome.number("seconds") for outcome in outcomes)
-    return f", {seconds / 3600:.1f} hours for one run after the other" if seconds > 0 else ""
+    return f" ({seconds / 3600:.1f} hours of training in all, without evaluations)" if seconds > 0 else ""
 
 
 def _provenance(experiment: Experiment, scale: Scale, results: Results, logs: Path) -> str:
     """The command, and what the numbers were made with."""
-    used = [results.outcomes[trial.key] for trial in results.trials if trial.key in results.outcomes]
+    used = list({trial.key: outcome for trial, outcome in results.pairs()}.values())
     facts = {
         name: sorted({str(outcome.provenance.get(name, "")) for outcome in used})
         for name in ("commit", "torch", "processor", "num_cpus", "jobs", "device")

@@ -44,7 +44,14 @@ class Outcome:
         return math.nan if value is None else float(value)
 
     def said(self, name: str) -> float:
-        """The mean over the run of a number behind the rule's decisions, nan where there is none."""
+        """A number behind the rule's decisions, nan where there is none.
+
+        Args:
+            name: Of the number, for its mean over the run; with ``last_`` before it, for the last.
+
+        Returns:
+            The number.
+        """
         value = self.values.get("numbers", {}).get(name)
         return math.nan if value is None else float(value)
 

@@ -25,12 +25,15 @@ from gradbatch.experiments.reproduce.experiment import Block, Claim, Experiment,
 from gradbatch.experiments.reproduce.results import Outcome, Results
 from gradbatch.experiments.reproduce.trial import Trial, trial
 
-__all__ = ["EXPERIMENTS"]
+__all__ = ["EXPERIMENTS", "FIRST_SIZES", "NUM_STAGES", "SOURCE", "stage_seconds"]
 
-_NUM_STAGES = 5
+NUM_STAGES = 5
 """Batch sizes of a run: the first, and one after each of four doublings."""
 
-_GROWTH = 2 ** (_NUM_STAGES - 1)
+FIRST_SIZES: Mapping[str, int] = {"alexnet": 256, "resnet20": 128, "vgg19-bn": 128}
+"""The batch that AdaBatch begins with on CIFAR-10, by network."""
+
+_GROWTH = 2 ** (NUM_STAGES - 1)
 
 _ADA, _SMALL, _LARGE = "AdaBatch", "fixed small", "fixed large"
 _VARIANTS = (_ADA, _SMALL, _LARGE)
@@ -67,7 +70,7 @@ class _Network:
                 place={"model": self.name, "variant": variant},
                 seed=seed,
                 model=self.name,
-                epochs=_NUM_STAGES * self.interval,
+                epochs=NUM_STAGES * self.interval,
                 **_COMMON,
                 **task,
                 **self.rule(variant),
@@ -110,10 +113,10 @@ def stage_seconds(outcome: Outcome) -> list[float]:
         One for each stage, without evaluations; nan where training diverged, for then the stages are others.
     """
     if outcome.is_diverged:
-        return [math.nan] * _NUM_STAGES
+        return [math.nan] * NUM_STAGES
     samples, seconds = ([0.0, *outcome.curve(name)] for name in ("samples_seen", "seconds"))
-    edges = np.interp(np.linspace(0, samples[-1], _NUM_STAGES + 1), samples, seconds)
-    epochs = samples[-1] / outcome.number("train_samples") / _NUM_STAGES
+    edges = np.interp(np.linspace(0, samples[-1], NUM_STAGES + 1), samples, seconds)
+    epochs = samples[-1] / outcome.number("train_samples") / NUM_STAGES
     return [float(own) / epochs for own in np.diff(edges)]
 
 
@@ -166,11 +169,16 @@ def _sizes_text(found: Sequence[Outcome]) -> str:
 
 
 def _speed_up(runs: Mapping[str, Sequence[Outcome]], variant: str) -> float:
-    """The small batch's seconds over a variant's, nan where either was not run."""
+    """The small batch's seconds over a variant's, nan where either was not run or diverged."""
     if not runs[_SMALL] or not runs[variant]:
         return math.nan
-    small, own = (mean(outcome.number("seconds") for outcome in runs[name]) for name in (_SMALL, variant))
+    small, own = (mean(map(_seconds, runs[name])) for name in (_SMALL, variant))
     return small / own
+
+
+def _seconds(outcome: Outcome) -> float:
+    """Of training; nan where it diverged, for then it is shorter than the others."""
+    return math.nan if outcome.is_diverged else outcome.number("seconds")
 
 
 def _time_table(results: Results) -> Table:
@@ -185,7 +193,7 @@ def _time_table(results: Results) -> Table:
                     [
                         model,
                         variant,
-                        spread((outcome.number("seconds") for outcome in found), lambda x: f"{x:.0f}"),
+                        spread(map(_seconds, found), lambda x: f"{x:.0f}"),
                         spread([_speed_up(runs, variant)], lambda x: f"{x:.2f}"),
                         *(spread(seconds, lambda x: f"{x:.1f}") for seconds in by_stage),
                         lines(found),
@@ -195,7 +203,7 @@ def _time_table(results: Results) -> Table:
         caption="Seconds of training without evaluations, how much faster the run was than with the small batch, and "
         "seconds per epoch in each of the five stages, as AdaBatch's batch doubles. One run at a time, but with "
         "whatever else the machine did: seconds are rough.",
-        head=["", "", "seconds", "speed-up", *(f"stage {n}" for n in range(1, _NUM_STAGES + 1)), "log lines"],
+        head=["", "", "seconds", "speed-up", *(f"stage {n}" for n in range(1, NUM_STAGES + 1)), "log lines"],
         rows=rows,
     )
 
@@ -276,7 +284,7 @@ _TIMED_CLAIMS = (
     ),
 )
 
-_SOURCE = (
+SOURCE = (
     "Devarakonda, Naumov and Garland 2017, *AdaBatch: Adaptive Batch Sizes for Training Deep Neural Networks* "
     "([arXiv:1712.02029](https://arxiv.org/abs/1712.02029))"
 )
@@ -293,13 +301,16 @@ EXPERIMENTS: Sequence[Experiment] = (
         name="adabatch-cifar10",
         log="adabatch",
         title="AdaBatch on CIFAR-10",
-        source=f"{_SOURCE}, the CIFAR experiments, as others describe them",
+        source=f"{SOURCE}, the CIFAR experiments, as others describe them",
         about=f"{_ABOUT.strip()} Random crops and flips. The paper trains for 100 epochs with intervals of 20 on a "
         "P100, as does `adabatch-cifar10-gpu`; on two CPU cores AlexNet (256 to 4,096) has 10 with intervals of 2, "
         "ResNet-20 (128 to 2,048) has 5 with intervals of 1, a seed each. The large batch then makes very few updates.",
         trials=_trials(
             "cifar10",
-            (_Network(name="alexnet", first=256, interval=2), _Network(name="resnet20", first=128, interval=1)),
+            (
+                _Network(name="alexnet", first=FIRST_SIZES["alexnet"], interval=2),
+                _Network(name="resnet20", first=FIRST_SIZES["resnet20"], interval=1),
+            ),
             augment=True,
         ),
         blocks=_timed_blocks,
@@ -311,15 +322,15 @@ EXPERIMENTS: Sequence[Experiment] = (
         name="adabatch-cifar10-gpu",
         log="adabatch-cifar10-gpu",
         title="AdaBatch on CIFAR-10, as long as in the paper",
-        source=f"{_SOURCE}, the CIFAR experiments, as others describe them",
+        source=f"{SOURCE}, the CIFAR experiments, as others describe them",
         about=f"{_ABOUT.strip()} Random crops and flips, 100 epochs with intervals of 20 as in the paper; a seed each. "
         "Runs may share a GPU: how long they take is measured apart, by `adabatch-gpu`.",
         trials=_trials(
             "cifar10",
             (
-                _Network(name="alexnet", first=256, interval=20),
-                _Network(name="resnet20", first=128, interval=20),
-                _Network(name="vgg19-bn", first=128, interval=20),
+                _Network(name="alexnet", first=FIRST_SIZES["alexnet"], interval=20),
+                _Network(name="resnet20", first=FIRST_SIZES["resnet20"], interval=20),
+                _Network(name="vgg19-bn", first=FIRST_SIZES["vgg19-bn"], interval=20),
             ),
             augment=True,
         ),
@@ -331,7 +342,7 @@ EXPERIMENTS: Sequence[Experiment] = (
         name="adabatch-fashion",
         log="adabatch",
         title="AdaBatch on Fashion-MNIST",
-        source=f"{_SOURCE}; the settings of the CIFAR experiments on a task small enough for several seeds",
+        source=f"{SOURCE}; the settings of the CIFAR experiments on a task small enough for several seeds",
         about=f"{_ABOUT.strip()} A network of two small convolutions, 128 to 2,048, for 20 epochs with intervals of 4, "
         "three seeds, no augmentation.",
         trials=_trials(

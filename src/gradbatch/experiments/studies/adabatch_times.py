@@ -3,7 +3,7 @@
 import json
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -25,14 +25,10 @@ from gradbatch.experiments.reproduce.experiment import Block, Claim, Experiment,
 from gradbatch.experiments.reproduce.results import Outcome, Results
 from gradbatch.experiments.reproduce.trial import Trial, trial
 from gradbatch.experiments.settings import TrainSettings
+from gradbatch.experiments.studies.adabatch import FIRST_SIZES, NUM_STAGES, SOURCE
 from gradbatch.experiments.studies.clock import wait_for
 
 __all__ = ["EXPERIMENTS", "gain", "time_sizes"]
-
-_FIRST: Mapping[str, int] = {"alexnet": 256, "resnet20": 128, "vgg19-bn": 128}
-"""The networks, and the batch that AdaBatch begins with."""
-
-_NUM_STAGES = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +72,7 @@ def time_sizes(
     Returns:
         Ready for JSON: seconds for a sample, by number of processes and batch size, round by round.
     """
+    assert all(size % max(processes) == 0 for size in sizes)
     progress.note(f"{rounds} rounds of {len(sizes) * len(processes)} turns")
     plan = _Plan(settings=settings, sizes=sizes, rounds=rounds, processes=processes, samples=steps * max(sizes))
     with TemporaryDirectory() as folder:
@@ -93,6 +90,7 @@ def _take_turns(rank: int, plan: _Plan, folder: Path) -> None:
     torch.manual_seed(plan.settings.seed)
     alone = build_model(plan.settings, data)
     models = {1: alone, **{number: DistributedDataParallel(deepcopy(alone)) for number in plan.processes if number > 1}}
+    torch.manual_seed(plan.settings.seed + rank)  # from here on each draws samples of its own
     trainers = {number: _Trainer(model, plan.settings, data.train) for number, model in models.items()}
     found: dict[int, dict[int, list[float]]] = {number: {size: [] for size in plan.sizes} for number in models}
     turns = [(number, size) for number in models for size in plan.sizes]
@@ -144,12 +142,12 @@ def _gpu_trials(scale: Scale) -> list[Trial]:
     if scale == "quick":
         work = partial(time_sizes, sizes=(16, 32, 64, 128, 256), rounds=2, processes=(1,), steps=2)
         return [trial(work, place={"model": "mlp"}, task="digits", model="mlp", lr=0.01, momentum=0.9)]
-    return [_trial(model, rounds=9, processes=(1,), steps=8) for model in _FIRST]
+    return [_trial(model, rounds=9, processes=(1,), steps=8) for model in FIRST_SIZES]
 
 
 def _trial(model: str, **options: Any) -> Trial:
     """The turns of a network on CIFAR-10."""
-    sizes = [_FIRST[model] * 2**stage for stage in range(_NUM_STAGES)]
+    sizes = [FIRST_SIZES[model] * 2**stage for stage in range(NUM_STAGES)]
     work = partial(time_sizes, sizes=sizes, **options)
     return trial(work, place={"model": model}, task="cifar10", model=model, weight_decay=5e-4, lr=0.01, momentum=0.9)
 
@@ -231,11 +229,6 @@ def _judge_gpu(results: Results) -> Verdict:
 _MARGIN = 1.05
 """How much larger a gain must be to count as larger: rounds differ by some per cent."""
 
-_PAPER = (
-    "Devarakonda, Naumov and Garland 2017, *AdaBatch: Adaptive Batch Sizes for Training Deep Neural Networks* "
-    "([arXiv:1712.02029](https://arxiv.org/abs/1712.02029))"
-)
-
 _ABOUT_GPU = """
 Time alone, on one GPU: AdaBatch's sizes are known beforehand, so that seconds at each of them say how long a run takes.
 All sizes take turns in rounds of random order. The paper's GPU is a P100 and its images are CIFAR-100; it is
@@ -257,13 +250,13 @@ EXPERIMENTS: Sequence[Experiment] = (
         name="adabatch-processes",
         log="adabatch-processes",
         title="AdaBatch, several processes",
-        source=f"{_PAPER}, the experiments with several GPUs",
+        source=f"{SOURCE}, the experiments with several GPUs",
         about=_ABOUT,
         trials=_trials,
         blocks=_blocks,
         claims=(
             Claim(
-                text="AdaBatch gains more over the small batch with two processes than with one.",
+                text="Beside the small batch AdaBatch gains more, or loses less, with two processes than with one.",
                 criterion="on each network, the ratio of the times, its median over rounds, is more than "
                 f"{_MARGIN:g} times as large with two processes",
                 judge=_judge,
@@ -276,7 +269,7 @@ EXPERIMENTS: Sequence[Experiment] = (
         name="adabatch-gpu",
         log="adabatch-gpu",
         title="AdaBatch, time on a GPU",
-        source=f"{_PAPER}, the experiments with one GPU, as others describe them",
+        source=f"{SOURCE}, the experiments with one GPU, as others describe them",
         about=_ABOUT_GPU,
         trials=_gpu_trials,
         blocks=_blocks,

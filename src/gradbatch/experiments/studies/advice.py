@@ -1,12 +1,21 @@
 """The answer to the user's question in a few sentences and numbers."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from gradbatch.experiments.reproduce.cells import mean_of, signed, two_digits
 from gradbatch.experiments.reproduce.experiment import Block, Table
 from gradbatch.experiments.reproduce.results import Results
 from gradbatch.experiments.studies.contest import DEVELOPED_ON, RULES
-from gradbatch.experiments.studies.gains import against, matched, spread_ratio, time_ratio, update_ratio
+from gradbatch.experiments.studies.gains import (
+    Number,
+    against,
+    matched,
+    of_learned,
+    spread_ratio,
+    time_ratio,
+    update_ratio,
+)
 from gradbatch.experiments.studies.standings import Field, fields_of
 
 __all__ = ["advice"]
@@ -31,17 +40,17 @@ def advice(results: Results) -> list[Block]:
     fields = [field for field in fields_of(results) if field.optimizer == "sgd" and field.results.is_complete]
     if not fields:
         return []
-    losses = {rule: mean_of(matched(field, rule) for field in fields) for rule in RULES}
+    losses = {rule: mean_of(of_learned(matched, field, rule) for field in fields) for rule in RULES}
     best = sorted(RULES, key=losses.__getitem__)[:_SHOWN]
     rows = [[f"`{rule}`", *_numbers(fields, rule).values()] for rule in best]
     caption = (
         f"The {_SHOWN} of {len(RULES)} rules, all with their defaults and SGD, that lose least at the same nominal "
-        "rate (`noise-floor` may change it, up to eightfold); means over tasks, the last three columns over all. Lost "
-        "are points of accuracy or macro-F1, or per cent of the loss; below 0 the rule gains. The search is for a "
-        "batch size and a rate, constant or with a cosine decay. The spread is over a 30-fold range of rates; spread, "
-        "updates and (rough) time are shares of what the best constant batch has. `NoiseFloor(budget=...)` is told "
-        "when training ends, as a cosine decay is and a constant rate is not. Tasks that `noise-floor` was developed "
-        f"on: {', '.join(DEVELOPED_ON)}. More, also with Adam: [the comparison](regret.md)."
+        "rate (`noise-floor` may change it, up to eightfold); means over tasks, the last three columns over all. What "
+        "is lost is in per cent of what the search has learned beyond guessing; below 0 the rule gains. The search is "
+        "for a batch size and a rate, constant or with a cosine decay. The spread is over a 30-fold range of rates; "
+        "spread, updates and (rough) time are shares of what the best constant batch has. `NoiseFloor(budget=...)` is "
+        "told when training ends, as a cosine decay is and a constant rate is not. Tasks that `noise-floor` was "
+        f"developed on: {', '.join(DEVELOPED_ON)}. More, also with Adam: [the comparison](regret.md)."
     )
     table = Table(caption=caption, head=["rule", *_numbers(fields, best[0])], rows=rows)
     return ["## What to use", _words(fields, best[0]), table]
@@ -54,11 +63,12 @@ def _numbers(fields: Sequence[Field], rule: str) -> dict[str, str]:
     def searched(field: Field, rule: str) -> float:
         return against(field, rule, *_SEARCH)
 
-    numbers: Mapping[str, tuple[Callable[[Field, str], float], Sequence[Field], Callable[[float], str]]] = {
-        "lost at the same rate: tasks of its development": (matched, developed, signed),
-        "lost at the same rate: other tasks": (matched, untouched, signed),
-        "lost to a search: tasks of its development": (searched, developed, signed),
-        "lost to a search: other tasks": (searched, untouched, signed),
+    at_the_rate, to_a_search = partial(of_learned, matched), partial(of_learned, searched)
+    numbers: Mapping[str, tuple[Number, Sequence[Field], Callable[[float], str]]] = {
+        "lost at the same rate, %: tasks of its development": (at_the_rate, developed, signed),
+        "lost at the same rate, %: other tasks": (at_the_rate, untouched, signed),
+        "lost to a search, %: tasks of its development": (to_a_search, developed, signed),
+        "lost to a search, %: other tasks": (to_a_search, untouched, signed),
         "spread": (spread_ratio, fields, two_digits),
         "updates": (update_ratio, fields, two_digits),
         "time": (time_ratio, fields, two_digits),

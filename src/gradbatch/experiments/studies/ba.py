@@ -13,6 +13,7 @@ from gradbatch.experiments.studies.ba_variants import (
     BA_ACCEPTS,
     BA_CODE,
     BA_PAPER,
+    GROWN,
     MOMENTA,
     SOURCE,
     STOPS,
@@ -222,12 +223,14 @@ def judge_growth(**place: Any) -> Claim:
             variant: [_quarters(results.of(variant=variant, optimizer=name))[1] for name in MOMENTA] for variant in BA
         }
         texts = ", ".join(f"{variant} {sgd:.0f} and {momentum:.0f}" for variant, (momentum, sgd) in late.items())
-        checks = [sgd > 1.1 * momentum for momentum, sgd in late.values()]
-        return Verdict(answer_of(checks), f"sizes in the last quarter without and with momentum: {texts}")
+        evidence = f"sizes in the last quarter without and with momentum: {texts}"
+        if idle := "; ".join(filter(None, (never_drew(results.at(optimizer=name), name) for name in MOMENTA))):
+            return Verdict("open", f"{idle}. {evidence}")
+        return Verdict(answer_of([sgd > GROWN * momentum for momentum, sgd in late.values()]), evidence)
 
     return Claim(
         text="BA-SGD's batches grow larger than BA-Momentum's.",
-        criterion="with each stop, BA-SGD's size in the last quarter of the updates is more than 1.1 times "
+        criterion=f"with each stop, BA-SGD's size in the last quarter of the updates is more than {GROWN:g} times "
         f"BA-Momentum's, {_MEDIANS}",
         judge=judge,
         place=place,

@@ -28,7 +28,7 @@ __all__ = [
     "BA_ACCEPTS",
     "BA_CODE",
     "BA_PAPER",
-    "FIXED",
+    "GROWN",
     "MOMENTA",
     "SOURCE",
     "STOPS",
@@ -47,13 +47,13 @@ SOURCE = "Chen, Wu and Luo, submission to ICLR 2018 ([openreview SybqeKgA-](http
 
 MOMENTA: Mapping[str, float] = {"Momentum": 0.9, "SGD": 0.0}
 
-FIXED = ("Mini-32", "Mini-64", "Mini-128", "Mini-256")
+_FIXED = ("Mini-32", "Mini-64", "Mini-128", "Mini-256")
 BA_CODE, BA_PAPER = "BA, code's stop", "BA, paper's stop"
 BA = (BA_CODE, BA_PAPER)
 BA_ACCEPTS = "BA, accepts overshoots"
 """The paper's stop, where the batch is accepted as it is once its step would be over twice the distance."""
 
-VARIANTS = (*FIXED, "Manual", *BA)
+VARIANTS = (*_FIXED, "Manual", *BA)
 """In the order of the tables."""
 
 STOPS = (
@@ -80,7 +80,7 @@ def variant_settings(variant: str, *, momentum: float, epochs: int) -> dict[str,
         Fields of `TrainSettings`.
     """
     common = {"momentum": momentum, "epochs": epochs, "batch_size": 32}
-    if variant in FIXED:
+    if variant in _FIXED:
         return common | {"batch_size": int(variant.removeprefix("Mini-"))}
     if variant == "Manual":
         milestones = (f"{quarter * epochs / 4:g}:{32 * 2**quarter}" for quarter in range(4))
@@ -161,17 +161,21 @@ def size_plot(results: Results, *, name: str, caption: str, **place: Any) -> Plo
     return Plot(name=name, caption=caption, legend=[f"BA-{optimizer}" for optimizer in MOMENTA], panels=panels)
 
 
+GROWN = 1.25
+"""Times another size: from which on batches count as grown."""
+
+
 def never_drew(results: Results, optimizer: str) -> str:
     """Why nothing can be said of BA where it never took a batch larger than the first.
 
     Args:
-        results: What came out.
-        optimizer: Of `MOMENTA`.
+        results: What came out with one optimizer.
+        optimizer: Its name, of `MOMENTA`.
 
     Returns:
         A sentence; empty where some batch was larger.
     """
-    found = [outcome for variant in BA for outcome in results.of(variant=variant, optimizer=optimizer)]
+    found = [outcome for variant in BA for outcome in results.of(variant=variant)]
     if any(max(outcome.values["course"]["largest"]) > 32 for outcome in found):
         return ""
     most = max(outcome.number("updates") for outcome in found)
@@ -192,8 +196,8 @@ def judge_level(optimizer: str, *, num_test: int, score: str, **place: Any) -> C
     """
 
     def judge(results: Results) -> Verdict:
-        means = {v: mean_of(map(best, results.of(variant=v))) for v in (*FIXED, *BA)}
-        top = max(FIXED, key=means.__getitem__)
+        means = {v: mean_of(map(best, results.of(variant=v))) for v in (*_FIXED, *BA)}
+        top = max(_FIXED, key=means.__getitem__)
         texts = ", ".join(f"{name} {percent(means[name])}" for name in BA)
         evidence = f"{texts}; best fixed batch: {top} {percent(means[top])}, in per cent"
         if idle := never_drew(results, optimizer):
@@ -226,8 +230,8 @@ def judge_falling(text: str, optimizer: str, **place: Any) -> Claim:
     """
 
     def judge(results: Results) -> Verdict:
-        means = [mean_of(map(best, results.of(variant=variant))) for variant in FIXED]
-        texts = ", ".join(f"{name} {percent(value)}" for name, value in zip(FIXED, means, strict=True))
+        means = [mean_of(map(best, results.of(variant=variant))) for variant in _FIXED]
+        texts = ", ".join(f"{name} {percent(value)}" for name, value in zip(_FIXED, means, strict=True))
         is_falling = all(after < before for before, after in itertools.pairwise(means))
         return Verdict("holds" if is_falling else "does not hold", f"{texts} %")
 

@@ -67,7 +67,8 @@ class Bench:
             score: Of the better one.
 
         Returns:
-            In the units of `loss_of`: two standard errors of a difference of two shares; 1 % for losses.
+            In the units of `loss_of`: two standard errors of a difference of two shares, and as much for a macro-F1,
+            which is none but varies about as much; 1 % for losses.
         """
         if self.test_samples is None:
             return 1.0

@@ -14,6 +14,7 @@ from gradbatch.experiments.reproduce.cells import (
     end,
     final,
     lines,
+    mean_of,
     mean_size,
     percent,
     spread,
@@ -92,7 +93,7 @@ def level_of(results: Results, margin: float) -> float:
 
 
 def spread_of(results: Results, variant: str) -> float:
-    """The largest difference between learning rates of the accuracy at the end.
+    """The largest difference between learning rates of the accuracy at the end, a mean over seeds.
 
     Args:
         results: What came out.
@@ -101,7 +102,8 @@ def spread_of(results: Results, variant: str) -> float:
     Returns:
         A share; nan where fewer than two rates were run.
     """
-    found = [end(outcome) for outcome in results.of(variant=variant)]
+    own = results.at(variant=variant)
+    found = [mean_of(map(end, outcomes)) for rate in own.values_of("lr") if (outcomes := own.of(lr=rate))]
     return max(found) - min(found) if len(found) > 1 else math.nan
 
 

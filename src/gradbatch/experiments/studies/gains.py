@@ -6,7 +6,24 @@ from collections.abc import Callable
 from gradbatch.experiments.reproduce.cells import mean_of
 from gradbatch.experiments.studies.standings import Field, Standing
 
-__all__ = ["against", "matched", "spread_ratio", "time_ratio", "update_ratio"]
+__all__ = ["Number", "against", "matched", "of_learned", "spread_ratio", "time_ratio", "update_ratio"]
+
+Number = Callable[[Field, str], float]
+"""From a task and a rule to what the rule gains or loses there."""
+
+
+def of_learned(regret: Number, field: Field, rule: str) -> float:
+    """A regret as a share of what there is to learn, which can be averaged over tasks with different metrics.
+
+    Args:
+        regret: In the units of `Bench.loss_of`.
+        field: The task.
+        rule: A name of `RULES`.
+
+    Returns:
+        In per cent of what the best of the grid has learned, see `Field.learned`.
+    """
+    return 100 * regret(field, rule) / field.learned
 
 
 def matched(field: Field, rule: str, *, kind: str = "none") -> float:

@@ -18,7 +18,21 @@ from gradbatch.experiments.data import Split
 from gradbatch.rules import BA, CABS, DBA, Fixed, NoiseFloor
 from gradbatch.stream import SampleStream
 
-__all__ = ["RACERS", "Case", "Take", "per_sample", "select"]
+__all__ = [
+    "RACERS",
+    "STRIDE",
+    "Case",
+    "Take",
+    "controlled",
+    "deviation_sample_by_sample",
+    "from_samples",
+    "from_sums",
+    "materialised_selection",
+    "metric_of",
+    "per_sample",
+    "select",
+    "size_from_materialised",
+]
 
 STRIDE = 16
 """DBA's, in samples."""
@@ -28,6 +42,9 @@ Take = Callable[[int], None]
 
 PerSample = Callable[[Tensor, Tensor], tuple[Mapping[str, Tensor], Tensor]]
 """From a batch to the gradients of single samples by parameter, [B, *shape], and the losses, [B]."""
+
+Measure = Callable[[Sequence[int]], float]
+"""DBA's metric over the samples of some strides."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,15 +129,31 @@ def size_from_materialised(case: Case, gradients: PerSample, inputs: Tensor, tar
     return case.lr * variance / losses.mean().item()
 
 
-def materialised_selection(case: Case, metric: str) -> Take:
-    """DBA over the gradients of all samples: each candidate's metric is computed anew from all of its gradients."""
+def materialised_selection(
+    case: Case,
+    metric: str,
+    measuring: Callable[[str, Sequence[Tensor]], Measure],
+    is_bottom_up: Callable[[], bool] | None = None,
+) -> Take:
+    """DBA over the gradients of all samples, which `torch.func` writes out.
+
+    Args:
+        case: What is trained.
+        metric: ``"norm"`` or ``"variance"``.
+        measuring: What computes the metric of a candidate: `from_samples` or `from_sums`.
+        is_bottom_up: Says for each layer and step which way the strides are chosen; by default a coin.
+
+    Returns:
+        Takes steps.
+    """
+    coin = random.Random(0)
+    is_bottom_up = is_bottom_up or (lambda: coin.random() < 0.5)
     gradients = per_sample(case.model)
     parameters = dict(case.model.named_parameters())
     layers: dict[str, list[str]] = {}
     for name in parameters:
         layers.setdefault(name.rpartition(".")[0], []).append(name)
     means: dict[str, float] = {}  # of the metric in each layer, and of the loss under ""
-    lots = random.Random(0)
 
     def go_backward(inputs: Tensor, targets: Tensor) -> None:
         grads, losses = gradients(inputs, targets)
@@ -129,10 +162,12 @@ def materialised_selection(case: Case, metric: str) -> Take:
         for layer, names in layers.items():
             rows = torch.cat([grads[name].flatten(1) for name in names], 1)
             strides = rows.split(STRIDE)
-            past = means.get(layer, metric_of(metric, rows))
-            chosen = select(metric, strides, ratio * past, bottom_up=lots.random() < 0.5)
+            measure = measuring(metric, strides)
+            past = means.get(layer)
+            target = ratio * (metric_of(metric, rows) if past is None else past)
+            chosen, reached = select(measure, len(strides), target, bottom_up=is_bottom_up())
             kept = torch.cat([strides[stride] for stride in chosen])
-            means[layer] = 0.9 * past + 0.1 * metric_of(metric, kept)
+            means[layer] = reached if past is None else 0.9 * past + 0.1 * reached
             pieces = kept.mean(0).split([parameters[name].numel() for name in names])
             for name, piece in zip(names, pieces, strict=True):
                 parameters[name].grad = piece.view_as(parameters[name])
@@ -146,32 +181,64 @@ def metric_of(name: str, rows: Tensor) -> float:
     return (rows.mean(0) if name == "norm" else rows.var(0)).norm().item()
 
 
-def select(metric: str, strides: Sequence[Tensor], target: float, *, bottom_up: bool) -> list[int]:
-    """Algorithm 2 or 3 of DBA over materialised gradients, where the paper is silent as `gradbatch.DBA` has it.
+def from_samples(metric: str, strides: Sequence[Tensor]) -> Measure:
+    """The metric, computed for each candidate from the gradients of all of its samples.
 
     Args:
         metric: ``"norm"`` or ``"variance"``.
         strides: Per-sample gradients of each stride, [n, N].
+
+    Returns:
+        What computes it.
+    """
+    return lambda chosen: metric_of(metric, torch.cat([strides[stride] for stride in chosen]))
+
+
+def from_sums(metric: str, strides: Sequence[Tensor]) -> Measure:
+    """The same from sums over each stride, which are taken once: the least that one must do who has the gradients.
+
+    Args:
+        metric: ``"norm"`` or ``"variance"``.
+        strides: Per-sample gradients of each stride, [n, N].
+
+    Returns:
+        What computes it.
+    """
+    sums = torch.stack([rows.sum(0) for rows in strides])
+    squares = torch.stack([rows.square().sum(0) for rows in strides]) if metric == "variance" else None
+
+    def measure(chosen: Sequence[int]) -> float:
+        places, count = list(chosen), sum(len(strides[stride]) for stride in chosen)
+        mean = sums[places].sum(0) / count
+        if squares is None:
+            return mean.norm().item()
+        return ((squares[places].sum(0) - count * mean.square()) / (count - 1)).norm().item()
+
+    return measure
+
+
+def select(measure: Measure, num_strides: int, target: float, *, bottom_up: bool) -> tuple[list[int], float]:
+    """Algorithm 2 or 3 of DBA, where the paper is silent as `gradbatch.DBA` has it.
+
+    Args:
+        measure: The metric of a candidate.
+        num_strides: How many there are.
         target: What the metric should be.
         bottom_up: Whether strides are added to none, or taken from all.
 
     Returns:
-        The strides chosen, at least one.
+        The strides chosen, at least one, and their metric.
     """
-    everything = list(range(len(strides)))
-
-    def distance(candidate: Sequence[int]) -> float:
-        return abs(metric_of(metric, torch.cat([strides[one] for one in candidate])) - target)
-
+    everything = list(range(num_strides))
     chosen: list[int] = [] if bottom_up else everything
-    best, is_better = math.inf if bottom_up else distance(everything), True
+    reached, is_better = math.inf if bottom_up else measure(everything), True
     while is_better:
         is_better = False
         for stride in [one for one in everything if (one not in chosen) == bottom_up]:
             candidate = [*chosen, stride] if bottom_up else [one for one in chosen if one != stride]
-            if candidate and (own := distance(candidate)) < best:
-                chosen, best, is_better = candidate, own, True
-    return chosen
+            if candidate and abs((metric := measure(candidate)) - target) < abs(reached - target):
+                chosen, reached, is_better = candidate, metric, True
+    return chosen, reached
 
 
 def per_sample(model: nn.Module) -> PerSample:
@@ -234,10 +301,13 @@ RACERS: Mapping[str, Callable[[Case], Take]] = {
     "BA, diagonal": _held(lambda size: BA(m0=size, max_batch_size=size)),
     "BA, sample by sample": sample_by_sample,
     "DBA norm": _held(lambda size: DBA(stride=STRIDE, increment=0, metric="norm")),
-    "DBA norm, materialised": partial(materialised_selection, metric="norm"),
+    "DBA norm, materialised": partial(materialised_selection, metric="norm", measuring=from_samples),
+    "DBA norm, materialised, sums": partial(materialised_selection, metric="norm", measuring=from_sums),
     "DBA variance": _held(lambda size: DBA(stride=STRIDE, increment=0, metric="variance")),
-    "DBA variance, materialised": partial(materialised_selection, metric="variance"),
+    "DBA variance, materialised": partial(materialised_selection, metric="variance", measuring=from_samples),
+    "DBA variance, materialised, sums": partial(materialised_selection, metric="variance", measuring=from_sums),
 }
-"""The contenders. “Materialised” and “sample by sample” are how DBA's and BA's authors compute; CABS' authors compute
-the moment “position”, and “CABS, materialised” is what the exact one takes without the engine.
+"""The contenders. “Sample by sample” is how BA's authors compute, “position” the moment that CABS' authors compute, and
+“CABS, materialised” what the exact one takes without the engine. DBA's authors have the gradients of all samples; how
+they search among them is not known: anew from all gradients of each candidate, or from sums over strides.
 """

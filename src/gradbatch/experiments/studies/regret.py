@@ -10,7 +10,15 @@ from gradbatch.experiments.reproduce.results import Results
 from gradbatch.experiments.studies.advice import advice
 from gradbatch.experiments.studies.benches import BENCHES, Bench
 from gradbatch.experiments.studies.contest import DEVELOPED_ON, RULES, contest
-from gradbatch.experiments.studies.gains import against, matched, spread_ratio, time_ratio, update_ratio
+from gradbatch.experiments.studies.gains import (
+    Number,
+    against,
+    matched,
+    of_learned,
+    spread_ratio,
+    time_ratio,
+    update_ratio,
+)
 from gradbatch.experiments.studies.regret_task import task_blocks
 from gradbatch.experiments.studies.standings import Field, fields_of
 
@@ -31,54 +39,61 @@ _ENOUGH, _ENOUGH_UNTOUCHED = 5, 2
 """Tasks of seven on which a rule must reach a goal, and of those on which it was not developed."""
 
 
-def _summary(
-    results: Results, title: str, number: Callable[[Field, str], float], write: Callable[[float], str]
-) -> Table:
-    """One number of every rule on every task; means over what all rules have."""
+def _regrets(results: Results, title: str, regret: Number) -> Table:
+    """The regret of every rule on every task."""
+    caption = (
+        f"{title}, in points of accuracy or macro-F1, or per cent of the loss; below 0 the rule gains. The mean, for "
+        "it is of different metrics, is in per cent of what the best of the grid has learned beyond guessing"
+    )
+    return _summary(results, caption, regret, partial(of_learned, regret), signed)
+
+
+def _shares(results: Results, title: str, share: Number) -> Table:
+    """A share of what a constant batch has, for every rule and task."""
+    return _summary(results, f"{title}. The mean is", share, share, two_digits)
+
+
+def _summary(results: Results, title: str, number: Number, averaged: Number, write: Callable[[float], str]) -> Table:
+    """One number of every rule on every task, and the mean of another over what all rules have."""
     fields = fields_of(results)
-    values = {rule: [number(field, rule) for field in fields] for rule in RULES}
-    known = [n for n, field in enumerate(fields) if field.optimizer == "sgd" and field.results.is_complete]
+    known = [field for field in fields if field.optimizer == "sgd" and field.results.is_complete]
     rows = []
-    for rule, own in values.items():
-        if any(map(math.isfinite, own)):
-            rows.append([rule, *map(write, own), write(mean_of([own[n] for n in known]))])
+    for rule in RULES:
+        values = [number(field, rule) for field in fields]
+        if any(map(math.isfinite, values)):
+            rows.append([rule, *map(write, values), write(mean_of(averaged(field, rule) for field in known))])
     heads = (f"{field.bench.name}, {_NAMES[field.optimizer]}" for field in fields)
-    caption = f"{title} The mean is over the {len(known)} tasks with SGD on which everything was run."
+    caption = f"{title}, over the {len(known)} tasks with SGD on which everything was run."
     return Table(caption=caption, head=["", *heads, "mean, SGD"], rows=rows)
 
 
 def _blocks(results: Results) -> list[Block]:
     """All tasks in a few tables."""
-    unit = "points of accuracy or macro-F1, or per cent of the loss; below 0 the rule gains"
     cosine = partial(matched, kind="cosine")
     return [
         "### At the same nominal learning rate, against the best constant batch there",
-        _summary(results, f"Mean regret over the rates, in {unit}.", matched, signed),
+        _regrets(results, "Mean regret over the rates", matched),
         "### At the same nominal learning rate, against the best cosine decay there",
-        _summary(results, f"Mean regret over the rates, in {unit}.", cosine, signed),
+        _regrets(results, "Mean regret over the rates", cosine),
         "### At its best rate, against the best of the grid with constant rates",
-        _summary(results, f"Regret in {unit}.", lambda field, rule: against(field, rule, "none"), signed),
+        _regrets(results, "Regret", lambda field, rule: against(field, rule, "none")),
         "### At its best rate, against the best of the grid with a cosine decay",
-        _summary(results, f"Regret in {unit}.", lambda field, rule: against(field, rule, "cosine"), signed),
+        _regrets(results, "Regret", lambda field, rule: against(field, rule, "cosine")),
         "### How much the learning rate matters",
-        _summary(
+        _shares(
             results,
             "Spread of the score over a 30-fold range of rates, as a share of that of the constant batch with the best "
-            "mean validation score over the rates.",
+            "mean validation score over the rates",
             spread_ratio,
-            two_digits,
         ),
         "### Updates",
-        _summary(
-            results, "Updates, as a share of those of the best constant batch at each rate.", update_ratio, two_digits
-        ),
+        _shares(results, "Updates, as a share of those of the best constant batch at each rate", update_ratio),
         "### Time",
-        _summary(
+        _shares(
             results,
             "Seconds of training, as a share of those of the best constant batch at each rate; rough, for the runs "
-            "shared the machine.",
+            "shared the machine",
             time_ratio,
-            two_digits,
         ),
         _grid_cost(results),
     ]
@@ -96,7 +111,7 @@ def _grid_cost(results: Results) -> Table:
             samples = len(grid) * field.samples
             rows.append(
                 [
-                    f"{field.bench.name}, {field.optimizer}",
+                    f"{field.bench.name}, {_NAMES[field.optimizer]}",
                     f"{len(grid)}",
                     f"{samples:,}",
                     f"{seconds:,.0f}",
@@ -107,9 +122,7 @@ def _grid_cost(results: Results) -> Table:
     return Table(caption=caption, head=["", "cells", "samples", "seconds", "samples of a rule"], rows=rows)
 
 
-def _goal(
-    number: Callable[[Field, str], float], most: Callable[[Field], float], rule: str, results: Results
-) -> Verdict:
+def _goal(number: Number, most: Callable[[Field], float], rule: str, results: Results) -> Verdict:
     """Whether a number of a rule is low enough on enough tasks, and on enough of those it was not developed on."""
     values = {field.bench.name: number(field, rule) for field in fields_of(results)}
     met = [field.bench.name for field in fields_of(results) if values[field.bench.name] <= most(field)]
@@ -183,8 +196,7 @@ not in the log, with test scores in sight. Then it met fashion-cnn and failed th
 0.03, in the log of commit 69e0f4e), for it raised the rate before it had seen the loss fall. It no longer does, which
 costs points elsewhere; the numbers here are those of the mended rule, and its lines of before are no longer in the log.
 Its variant that knows the budget, `NoiseFloor(budget=samples)`, came last, tried on digits and fashion-cnn. So only
-cifar-cnn, semeval and shakespeare test it. `ba` never drew on most tasks, with either stop: the tasks' pages say which
-rules stayed at one batch size.
+cifar-cnn, semeval and shakespeare test it. The tasks' pages say which rules stayed at one batch size.
 """
 
 

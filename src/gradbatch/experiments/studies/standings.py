@@ -195,6 +195,18 @@ class Field:
             outcome.curve(name), [sign * score for score in outcome.curve("validation_score")], sign * target
         )
 
+    @cached_property
+    def learned(self) -> float:
+        """How much better the best of the grid, constant rate or cosine, is than a model that knows nothing.
+
+        It makes regrets on tasks with different metrics comparable: as shares of it they can be averaged.
+
+        Returns:
+            In the units of `Bench.loss_of`; nan where no constant batch was run.
+        """
+        best = self.best_of_grid("none", "cosine")
+        return math.nan if best is None else self.bench.loss_of(self.bench.chance, best.test)
+
     def seed_deviation(self) -> float:
         """How much chance there is in a run: its score's standard deviation over seeds.
 
