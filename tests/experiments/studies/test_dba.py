@@ -2,7 +2,7 @@ import pytest
 
 from experiments.reproduce.outcomes import outcome, results
 from gradbatch.experiments.studies.dba import EXPERIMENTS as TABLES
-from gradbatch.experiments.studies.dba import PAPER, _claimed_gain
+from gradbatch.experiments.studies.dba import PAPER, claimed_gain
 from gradbatch.experiments.studies.dba_audit import EXPERIMENTS as AUDITS
 from gradbatch.experiments.studies.dba_figures import EXPERIMENTS as FIGURES
 
@@ -101,7 +101,7 @@ def test_the_nearest_reading_may_be_above_the_paper():
 
 
 def test_gains_are_the_paper_s():
-    gains = {data: _claimed_gain(data) for data in ("1 %", "10 %", "10 a class")}
+    gains = {data: claimed_gain(data) for data in ("1 %", "10 %", "10 a class")}
     assert gains == pytest.approx({"1 %": 9.48, "10 %": 1.94, "10 a class": 18.90}, abs=0.005)
 
 

@@ -117,7 +117,7 @@ def stage_seconds(outcome: Outcome) -> list[float]:
     samples, seconds = ([0.0, *outcome.curve(name)] for name in ("samples_seen", "seconds"))
     edges = np.interp(np.linspace(0, samples[-1], NUM_STAGES + 1), samples, seconds)
     epochs = samples[-1] / outcome.number("train_samples") / NUM_STAGES
-    return [float(own) / epochs for own in np.diff(edges)]
+    return [float(stage) / epochs for stage in np.diff(edges)]
 
 
 def _found(results: Results, model: str) -> dict[str, list[Outcome]]:
@@ -172,8 +172,8 @@ def _speed_up(runs: Mapping[str, Sequence[Outcome]], variant: str) -> float:
     """The small batch's seconds over a variant's, nan where either was not run or diverged."""
     if not runs[_SMALL] or not runs[variant]:
         return math.nan
-    small, own = (mean(map(_seconds, runs[name])) for name in (_SMALL, variant))
-    return small / own
+    small, other = (mean(map(_seconds, runs[name])) for name in (_SMALL, variant))
+    return small / other
 
 
 def _seconds(outcome: Outcome) -> float:

@@ -104,7 +104,7 @@ def _take_turns(rank: int, plan: _Plan, folder: Path) -> None:
         found[number][size].append((time.perf_counter() - start) / plan.samples)
     if rank == 0:
         kept = {
-            number: {size: [float(f"{own:.4g}") for own in times[1:]] for size, times in sizes.items()}
+            number: {size: [float(f"{turn:.4g}") for turn in times[1:]] for size, times in sizes.items()}
             for number, sizes in found.items()
         }  # without the first turns, which are slower than all others
         (folder / "seconds.json").write_text(json.dumps(kept), encoding="utf-8")
@@ -189,7 +189,7 @@ def _table(outcome: Outcome) -> Table:
     rows = []
     numbers = _numbers(outcome)
     for number in numbers:
-        times = [f"{1e4 * median(own):.3g}" for own in _times(outcome, number).values()]
+        times = [f"{1e4 * median(turns):.3g}" for turns in _times(outcome, number).values()]
         gains = gain(outcome, number)
         text = f"**{median(gains):.2f}** ({min(gains):.2f}–{max(gains):.2f})"
         rows.append([f"{number} process{'es' if number > 1 else ''}", *times, text, lines([outcome])])
@@ -215,15 +215,17 @@ def _judge(results: Results) -> Verdict:
         one.place["model"]: [median(gain(outcome, number)) for number in _numbers(outcome)]
         for one, outcome in results.pairs()
     }
-    texts = "; ".join(f"{model}: {', '.join(f'{one:.2f}' for one in own)} times" for model, own in gains.items())
+    texts = "; ".join(
+        f"{model}: {', '.join(f'{factor:.2f}' for factor in factors)} times" for model, factors in gains.items()
+    )
     return Verdict(answer_of([more > _MARGIN * fewer for fewer, more in gains.values()]), texts)
 
 
 def _judge_gpu(results: Results) -> Verdict:
     """Whether AdaBatch gains on one GPU."""
     gains = {one.place["model"]: median(gain(outcome, 1)) for one, outcome in results.pairs()}
-    texts = ", ".join(f"{model} {own:.2f} times" for model, own in gains.items())
-    return Verdict(answer_of([own > _MARGIN for own in gains.values()]), texts)
+    texts = ", ".join(f"{model} {factor:.2f} times" for model, factor in gains.items())
+    return Verdict(answer_of([factor > _MARGIN for factor in gains.values()]), texts)
 
 
 _MARGIN = 1.05

@@ -74,7 +74,7 @@ def _numbers(fields: Sequence[Field], rule: str) -> dict[str, str]:
         "time": (time_ratio, fields, two_digits),
     }
     return {
-        head: write(mean_of(number(field, rule) for field in own)) for head, (number, own, write) in numbers.items()
+        head: write(mean_of(number(field, rule) for field in over)) for head, (number, over, write) in numbers.items()
     }
 
 
@@ -87,9 +87,11 @@ def _parted(fields: Sequence[Field]) -> tuple[list[Field], list[Field]]:
 def _words(fields: Sequence[Field], best: str) -> str:
     """The answer in sentences."""
     gains = "; on ".join(
-        f"{title}: {', '.join(f'{field.bench.name} {signed(-matched(field, best))}' for field in own)}"
-        for title, own in zip(("the tasks that `noise-floor` was developed on", "others"), _parted(fields), strict=True)
-        if own
+        f"{title}: {', '.join(f'{field.bench.name} {signed(-matched(field, best))}' for field in part)}"
+        for title, part in zip(
+            ("the tasks that `noise-floor` was developed on", "others"), _parted(fields), strict=True
+        )
+        if part
     )
     code = " In code: `NoiseFloor()`, or `NoiseFloor(budget=samples)` where the end is known."
     spread, time = (mean_of(number(field, best) for field in fields) for number in (spread_ratio, time_ratio))

@@ -28,7 +28,7 @@ from gradbatch.experiments.studies.ba_variants import (
     variant_settings,
 )
 
-__all__ = ["EXPERIMENTS", "RATES", "early_and_late", "judge_growth", "judge_late_rise", "size_table", "whole_trials"]
+__all__ = ["EXPERIMENTS", "RATES", "early_and_late", "size_table", "whole_trials"]
 
 _SMALL, _AUTHORS = "small network", "authors' network"
 _MODELS: Mapping[str, str] = {_SMALL: "small-cnn", _AUTHORS: "cnn"}
@@ -180,7 +180,7 @@ def _figure3(results: Results) -> list[Block]:
     return blocks
 
 
-def judge_late_rise(optimizer: str, **place: Any) -> Claim:
+def _judge_late_rise(optimizer: str, **place: Any) -> Claim:
     """Whether batches have about 32 samples early, and more late.
 
     Args:
@@ -208,7 +208,7 @@ def judge_late_rise(optimizer: str, **place: Any) -> Claim:
     )
 
 
-def judge_growth(**place: Any) -> Claim:
+def _judge_growth(**place: Any) -> Claim:
     """Whether batches grow larger without momentum.
 
     Args:
@@ -310,9 +310,9 @@ EXPERIMENTS: Sequence[Experiment] = (
         trials=_size_trials,
         blocks=_figure3,
         claims=(
-            judge_late_rise("Momentum", network=_SMALL),
-            judge_late_rise("SGD", network=_SMALL),
-            judge_growth(network=_SMALL),
+            _judge_late_rise("Momentum", network=_SMALL),
+            _judge_late_rise("SGD", network=_SMALL),
+            _judge_growth(network=_SMALL),
             Claim(
                 text="It is the overshooting steps that make BA-SGD's batches grow.",
                 criterion="with the paper's stop, the size in the last quarter is above 40 (open if not), and below 40 "

@@ -8,7 +8,7 @@ from gradbatch.experiments.reproduce.experiment import Block, Claim, Experiment,
 from gradbatch.experiments.reproduce.results import Results
 from gradbatch.experiments.reproduce.trial import Trial, trial
 
-__all__ = ["DATA", "EXPERIMENTS", "PAPER", "SOURCE", "mean_best", "row_settings", "table_trials"]
+__all__ = ["DATA", "EXPERIMENTS", "PAPER", "SOURCE", "claimed_gain", "mean_best", "row_settings", "table_trials"]
 
 SOURCE = (
     "Simionescu, Stoica and Herscovici 2022, *Dynamic Batch Adaptation* ([arXiv:2208.00815]"
@@ -132,7 +132,7 @@ def mean_best(results: Results, variant: str, data: str) -> float:
     return mean_of(map(best, results.of(variant=variant, data=data)))
 
 
-def _claimed_gain(data: str) -> float:
+def claimed_gain(data: str) -> float:
     """The paper's points between the better metric of DBA+SGD and its best baseline."""
     dba = max(row[data] for name, row in PAPER.items() if name.startswith("DBA+SGD") and data in row)
     if data == _TINY:
@@ -142,7 +142,7 @@ def _claimed_gain(data: str) -> float:
 
 def _judge_gain(data: str) -> Claim:
     """Whether DBA+SGD beats the best baseline on a part of MNIST by about what the paper says."""
-    claimed = _claimed_gain(data)
+    claimed = claimed_gain(data)
 
     def judge(results: Results) -> Verdict:
         dba = {name: mean_best(results, name, data) for name in PAPER if name.startswith("DBA+SGD")}

@@ -72,7 +72,7 @@ class Case:
         return SGD(self.model.parameters(), lr=self.lr)
 
 
-def plain(case: Case) -> Take:
+def _plain(case: Case) -> Take:
     """The loop that everybody writes."""
     return _stepping(case, lambda inputs, targets: case.loss(inputs, targets).backward())
 
@@ -90,7 +90,7 @@ def controlled(case: Case, rule: Callable[[int], Rule[Any]]) -> Take:
     return take
 
 
-def sample_by_sample(case: Case) -> Take:
+def _sample_by_sample(case: Case) -> Take:
     """BA as in its authors' code: a batch of one for each sample, and sums of the gradients and of their squares."""
     return _stepping(case, partial(deviation_sample_by_sample, case))
 
@@ -114,7 +114,7 @@ def deviation_sample_by_sample(case: Case, inputs: Tensor, targets: Tensor) -> f
     return math.sqrt(max(0.0, projected))
 
 
-def materialised_moments(case: Case) -> Take:
+def _materialised_moments(case: Case) -> Take:
     """CABS over the gradients of all samples, which `torch.func` writes out."""
     return _stepping(case, partial(size_from_materialised, case, per_sample(case.model)))
 
@@ -291,15 +291,15 @@ def _held(rule: Callable[[int], Rule[Any]]) -> Callable[[Case], Take]:
 
 
 RACERS: Mapping[str, Callable[[Case], Take]] = {
-    "plain loop": plain,
+    "plain loop": _plain,
     "our loop, fixed": _held(lambda size: Fixed()),
     "NoiseFloor": _held(lambda size: NoiseFloor(min_batch_size=size, max_batch_size=size)),
     "CABS": _held(lambda size: CABS(min_batch_size=size, max_batch_size=size)),
     "CABS, position": _held(lambda size: CABS(min_batch_size=size, max_batch_size=size, moment="position")),
-    "CABS, materialised": materialised_moments,
+    "CABS, materialised": _materialised_moments,
     "BA, exact": _held(lambda size: BA(m0=size, max_batch_size=size, covariance="exact")),
     "BA, diagonal": _held(lambda size: BA(m0=size, max_batch_size=size)),
-    "BA, sample by sample": sample_by_sample,
+    "BA, sample by sample": _sample_by_sample,
     "DBA norm": _held(lambda size: DBA(stride=STRIDE, increment=0, metric="norm")),
     "DBA norm, materialised": partial(materialised_selection, metric="norm", measuring=from_samples),
     "DBA norm, materialised, sums": partial(materialised_selection, metric="norm", measuring=from_sums),

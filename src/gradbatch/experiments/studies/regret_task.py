@@ -15,9 +15,9 @@ from gradbatch.experiments.reproduce.results import Results
 from gradbatch.experiments.studies.contest import RULES
 from gradbatch.experiments.studies.standings import Field, Standing
 
-__all__ = ["OPTIMIZERS", "task_blocks"]
+__all__ = ["task_blocks"]
 
-OPTIMIZERS = {"sgd": "SGD with momentum 0.9", "adam": "Adam"}
+_OPTIMIZERS = {"sgd": "SGD with momentum 0.9", "adam": "Adam"}
 
 _DRAWN = (
     "noise-floor",
@@ -53,7 +53,7 @@ def _scores_table(field: Field) -> Table:
             rows.append(_row(f"{rule}{stayed}", field, standings))
     seeds = max((len(one.outcomes) for one in best if one is not None), default=0)
     caption = (
-        f"{field.bench.name}, {OPTIMIZERS[field.optimizer]}, {field.samples:,} samples: "
+        f"{field.bench.name}, {_OPTIMIZERS[field.optimizer]}, {field.samples:,} samples: "
         f"{field.bench.metric.name} on the test set at the end of training, the constant batch's size in brackets "
         f"(chosen on the validation set); {seeds} seed{'s' if seeds > 1 else ''}; mean updates over the rates; spread "
         f"over the rates, in {field.bench.unit}.{_chosen(field)}{_chance(field)}"
@@ -135,7 +135,7 @@ def _cost_table(field: Field) -> Table | None:
             ]
             rows.append([label, f"{one.rate:g}", f"{reached} of {len(one.outcomes)}", *cells])
     caption = (
-        f"{field.bench.name}, {OPTIMIZERS[field.optimizer]}: cost to a validation score of "
+        f"{field.bench.name}, {_OPTIMIZERS[field.optimizer]}: cost to a validation score of "
         f"{field.bench.metric.write(target)}, that of the grid's best "
         f"{'less half a point' if field.bench.metric.is_higher_better else 'and 1 %'}, for each at the rate that its "
         "own validation score chooses. Seconds are of runs that shared the machine."
@@ -154,7 +154,7 @@ def task_blocks(task: str, results: Results) -> list[Block]:
         Tables and a figure for each optimizer of which something was run.
     """
     blocks: list[Block] = []
-    for optimizer, title in OPTIMIZERS.items():
+    for optimizer, title in _OPTIMIZERS.items():
         field = Field.of(results, task, optimizer)
         if field.rates:
             blocks += [f"### {title}", _scores_table(field), _plot(field)]
@@ -186,7 +186,7 @@ def _plot(field: Field) -> Plot:
     )
     name = field.bench.metric.name
     caption = (
-        f"{name[0].upper()}{name[1:]} on the test set by learning rate, {OPTIMIZERS[field.optimizer]}; what is more "
+        f"{name[0].upper()}{name[1:]} on the test set by learning rate, {_OPTIMIZERS[field.optimizer]}; what is more "
         f"than {100 * _SHOWN:g} points below the best is cut off."
     )
     return Plot(name=field.optimizer, caption=caption, legend=legend, panels=[panel])

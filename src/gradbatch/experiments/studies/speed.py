@@ -18,7 +18,7 @@ from gradbatch.experiments.settings import TrainSettings
 from gradbatch.experiments.studies.clock import elapsed
 from gradbatch.experiments.studies.racers import RACERS, Case, Take
 
-__all__ = ["EXPERIMENTS", "race"]
+__all__ = ["EXPERIMENTS", "race", "ratios"]
 
 _PLAIN = "plain loop"
 
@@ -63,10 +63,10 @@ def race(settings: TrainSettings, progress: RunProgress, *, rounds: int, seconds
     lots = random.Random(settings.seed)
     for number in range(rounds):
         for name in lots.sample(list(takes), len(takes)):
-            own = elapsed(partial(takes[name], steps[name]), device)
-            found[name].append(float(f"{own / steps[name]:.4g}"))
+            seconds_taken = elapsed(partial(takes[name], steps[name]), device)
+            found[name].append(float(f"{seconds_taken / steps[name]:.4g}"))
         progress.note(f"round {number + 1} of {rounds}")
-    contenders = {name: {"steps": steps[name], "seconds": own} for name, own in found.items()}
+    contenders = {name: {"steps": steps[name], "seconds": turns} for name, turns in found.items()}
     return {
         "batch_size": settings.batch_size,
         "train_samples": len(data.train.targets),
@@ -90,21 +90,21 @@ def _trials(
     def trials(scale: Scale) -> list[Trial]:
         is_quick = scale == "quick"
         work = partial(race, rounds=2, seconds=0.02) if is_quick else partial(race, rounds=rounds, seconds=seconds)
-        own = list(subjects.items())[: 1 if is_quick else None]
-        return [trial(work, place={"subject": name}, lr=0.01, momentum=0.0, **settings) for name, settings in own]
+        wanted = list(subjects.items())[: 1 if is_quick else None]
+        return [trial(work, place={"subject": name}, lr=0.01, momentum=0.0, **settings) for name, settings in wanted]
 
     return trials
 
 
-def seconds_of(outcome: Outcome, name: str) -> list[float]:
+def _seconds_of(outcome: Outcome, name: str) -> list[float]:
     """Seconds a step of a contender, round by round."""
     return outcome.values["contenders"][name]["seconds"]
 
 
 def ratios(outcome: Outcome, name: str, other: str = _PLAIN) -> list[float]:
     """How many times as long as another's a contender's steps took, round by round."""
-    pairs = zip(seconds_of(outcome, name), seconds_of(outcome, other), strict=True)
-    return [own / others for own, others in pairs]
+    pairs = zip(_seconds_of(outcome, name), _seconds_of(outcome, other), strict=True)
+    return [seconds / others for seconds, others in pairs]
 
 
 def _blocks(results: Results) -> list[Block]:
@@ -117,15 +117,15 @@ def _table(outcome: Outcome) -> Table:
     per_epoch = outcome.number("train_samples") / outcome.number("batch_size")
     rows = []
     for name, contender in outcome.values["contenders"].items():
-        middle, own = median(contender["seconds"]), ratios(outcome, name)
-        times = f"**{median(own):.2f}** ({min(own):.2f}–{max(own):.2f})"
+        middle, factors = median(contender["seconds"]), ratios(outcome, name)
+        times = f"**{median(factors):.2f}** ({min(factors):.2f}–{max(factors):.2f})"
         cells = (
             f"{1e3 * middle:.3g}",
             f"{middle * per_epoch:.3g}",
             f"{1e4 * middle / outcome.number('batch_size'):.3g}",
         )
         rows.append([name, *cells, times, str(contender["steps"]), lines([outcome])])
-    rounds = len(seconds_of(outcome, _PLAIN))
+    rounds = len(_seconds_of(outcome, _PLAIN))
     return Table(
         caption=f"Medians of {rounds} rounds: milliseconds a step, seconds an epoch and for 10,000 samples, and how "
         "many times as long as the plain loop's in the same round (least–most). “Steps” are those of a turn.",
