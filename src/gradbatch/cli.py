@@ -156,14 +156,14 @@ def _reproduce(values: dict[str, Any]) -> int:
     except (KeyboardInterrupt, StoppedError) as stop:
         _complain("stopped; the same command goes on where it was")
         return 128 + stop.signal if isinstance(stop, StoppedError) else _INTERRUPTED
-    for experiment in experiments:
+    for experiment in () if values["draw"] else experiments:
         print(text_of(experiment, scale, results))
     for why in dict.fromkeys(failures.values()):
         names = [name for name, reason in failures.items() if reason == why]
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         print(f"{', '.join(names[:3])}{more} failed: {why}")
     written = draw(experiments, results=results, pages=values["pages"])
-    print(f"wrote {', '.join(map(str, written))}")
+    print(f"wrote {', '.join(map(str, written))}, of the full runs where there are any")
     return 2 if failures else 0
 
 
@@ -189,7 +189,7 @@ def _list(values: dict[str, Any]) -> int:
             print(f"  {'':20}{key}={text}")
     print("\nexperiments, for gradbatch reproduce")
     for experiment in EXPERIMENTS.values():
-        print(f"  {experiment.name:20}{experiment.title}")
+        print(f"  {experiment.name:22}{experiment.title}")
     return 0
 
 

@@ -88,9 +88,13 @@ def test_what_an_input_looks_like_survives_every_change(data):
 
 
 def test_the_folder_that_was_named_wins(tmp_path, monkeypatch):
+    for name in "ab":
+        (tmp_path / name).mkdir()
     monkeypatch.setenv("GRADBATCH_DATA", str(tmp_path / "a"))
     assert data_root(None, task="x", needs="y") == tmp_path / "a"
     assert data_root(tmp_path / "a" / ".." / "b", task="x", needs="y") == tmp_path / "b"
     monkeypatch.delenv("GRADBATCH_DATA")
     with pytest.raises(MissingDataError, match='task "x" .* --data-dir or GRADBATCH_DATA, and put y below it'):
         data_root(None, task="x", needs="y")
+    with pytest.raises(MissingDataError, match=f"looks for its data in {tmp_path / 'c'}, which is no folder"):
+        data_root(tmp_path / "c", task="x", needs="y")

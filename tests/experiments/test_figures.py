@@ -44,3 +44,9 @@ def test_ticks_that_people_know_stay_whole():
         "131072",
         "1048576",
     ]
+
+
+def test_sizes_that_hardly_move_look_so():
+    sizes = Curve(run=0, points=Points(np.arange(1.0, 5.0), np.array([32.0, 32.3, 32.1, 32.0])))
+    drawn = draw(Panel(title="batch size", x_label="samples", curves=[sizes], scale="log2"), "figure")
+    assert {"16", "32", "64"} <= set(ticks(drawn))

@@ -157,7 +157,7 @@ def data_root(root: Path | None, *, task: str, needs: str) -> Path:
         The folder; what is in it is not looked at.
 
     Raises:
-        MissingDataError: If no folder was named.
+        MissingDataError: If no folder was named, or if it is not there.
     """
     named = root or os.environ.get("GRADBATCH_DATA")
     if not named:
@@ -165,4 +165,10 @@ def data_root(root: Path | None, *, task: str, needs: str) -> Path:
             f'the task "{task}" reads its data from disk and was not told where: name a folder with '
             f"--data-dir or GRADBATCH_DATA, and put {needs} below it"
         )
-    return Path(named).resolve()
+    folder = Path(named).resolve()
+    if not folder.is_dir():
+        raise MissingDataError(
+            f'the task "{task}" looks for its data in {folder}, which is no folder: name another with --data-dir or '
+            f"GRADBATCH_DATA, and put {needs} below it"
+        )
+    return folder

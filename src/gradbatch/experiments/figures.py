@@ -191,6 +191,8 @@ def _dress_log(axes: Axes, panel: Panel) -> None:
     axes.set_yscale("log", base=base, nonpositive="mask")
     values = np.concatenate([curve.points.y for curve in panel.curves])
     values = values[np.isfinite(values) & (values > 0)]
+    if base == 2 and len(values) > 0 and values.max() < 2 * values.min():
+        axes.set_ylim(values.min() / 2, 2 * values.max())  # what hardly moves is to look so
     is_narrow = base == 10 and len(values) > 0 and values.max() / values.min() < 100
     axes.yaxis.set_major_locator(LogLocator(base=base, subs=(1, 2, 5) if is_narrow else (1,), numticks=9))
     axes.yaxis.set_major_formatter(FuncFormatter(_short))

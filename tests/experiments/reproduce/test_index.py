@@ -1,5 +1,7 @@
 """The page above all: an experiment's main claim and what became of it, and of its others."""
 
+from dataclasses import replace
+
 from experiments.reproduce.pretended import experiment, run
 from gradbatch.experiments.reproduce.experiment import Table
 from gradbatch.experiments.reproduce.index import index_of
@@ -36,7 +38,23 @@ def test_pages_without_claims_are_linked_and_summaries_shown(tmp_path):
     text = index_of([own], tmp_path)
     assert "plain" not in text
     assert "cabs" not in text  # nothing was run that a summary could be of
+    run(own, tmp_path, "quick")
+    assert "cabs" not in index_of([own], tmp_path)  # quick runs give no advice
     run(own, tmp_path, "full")
     text = index_of([own], tmp_path)
     assert "More pages: [plain](plain.md)." in text
     assert "| cabs |" in text
+
+
+def test_the_claims_of_each_paper_are_counted_without_ours(tmp_path):
+    first, second = experiment("one", "holds", "open", paper="DBA"), experiment("two", "holds", paper="DBA")
+    ours = experiment("three", "does not hold")
+    mixed = experiment("four", "in part", paper="CABS")
+    question = replace(mixed.claims[0], is_ours=True)
+    own = [first, second, ours, replace(mixed, claims=(*mixed.claims, question))]
+    for one in own:
+        run(one, tmp_path, "full")
+    text = index_of(own, tmp_path)
+    assert "| claims of | holds | in part | does not hold | open |" in text
+    assert "| DBA | 2 | – | – | 1 |\n| CABS | – | 1 | – | – |\n" in text
+    assert "claims of" not in index_of([ours], tmp_path)

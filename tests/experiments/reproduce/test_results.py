@@ -39,6 +39,8 @@ def test_outcomes_are_found_by_their_place():
     assert [one.line for one in found.of(rule="a")] == [1, 2]
     assert [one.line for one in found.of(lr=1)] == [1]
     assert found.of(rule="b") == []
+    assert [one.line for one in found.of(lr=frozenset({2, 3}))] == [2]
+    assert [one.line for one in found.of(rule="a", batch=frozenset({None, 16}))] == [1, 2]  # neither has one
     assert found.num_run == 2
     assert found.values_of("rule") == ["a", "b"]
 

@@ -8,7 +8,17 @@ from gradbatch.experiments.studies.regret import EXPERIMENTS
 
 def goals(rule):
     regret = {experiment.name: experiment for experiment in EXPERIMENTS}["regret"]
-    return [claim for claim in regret.claims if f"`{rule}`" in claim.text and claim.place == {"optimizer": "sgd"}]
+    return [claim for claim in regret.claims if f"`{rule}`" in claim.text and claim.place["optimizer"] == "sgd"]
+
+
+def test_a_goal_waits_for_constant_batches_and_its_own_rule_alone():
+    lacking = field(lambda place: place.get("rule") not in (None, "cabs")).results
+    (mine,), (other,) = (
+        {lacking.at(**claim.place).is_complete for claim in goals(rule)} for rule in ("cabs", "noise-floor")
+    )
+    assert (mine, other) == (True, False)
+    lacking = field(lambda place: place.get("size") == 8).results
+    assert not any(lacking.at(**claim.place).is_complete for claim in goals("cabs"))
 
 
 def test_a_goal_on_one_task_is_not_reached():

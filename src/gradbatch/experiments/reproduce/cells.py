@@ -91,7 +91,7 @@ def percent(value: float) -> str:
 
 def signed(value: float) -> str:
     """A loss or gain; a dash for nan."""
-    return NONE if math.isnan(value) else f"{value:+.2f}"
+    return NONE if math.isnan(value) else f"{round(value, 2) + 0.0:+.2f}"  # no -0.00
 
 
 def two_digits(value: float) -> str:

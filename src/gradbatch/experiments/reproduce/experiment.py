@@ -74,7 +74,7 @@ class Claim:
         criterion: When it counts as true: what follows "it holds if".
         judge: The verdict, from the numbers alone; called when all of the runs that the claim rests on are in.
         is_ours: Whether it is a question of ours, which no source claims.
-        place: Where these stand in the tables; all of the experiment's by default.
+        place: Where these stand in the tables, see `Results.at`; all of the experiment's by default.
     """
 
     text: str
@@ -104,6 +104,7 @@ class Experiment:
         claims: What is to be judged, the main claim first.
         summary: What the page above all shows of it; nothing by default.
         is_timed: Whether its numbers are times, so that its trials have the machine to themselves.
+        paper: The short name of whose claims it puts to the test; empty where none but ours.
         device: Where its full runs are done; quick ones of an experiment for a GPU do without one where there is none.
     """
 
@@ -117,6 +118,7 @@ class Experiment:
     claims: Sequence[Claim] = ()
     summary: Callable[[Results], Sequence[Block]] = lambda results: ()
     is_timed: bool = False
+    paper: str = ""
     device: Device = "auto"
 
     def device_at(self, scale: Scale) -> Device:

@@ -1,7 +1,7 @@
 """The page above all: which claims hold, which do not, and what to use."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from gradbatch.experiments.files import write_whole
@@ -42,7 +42,7 @@ def index_of(experiments: Iterable[Experiment], results: Path) -> str:
     summaries = [
         laid_out(experiment.name, experiment.summary(own.results)).text
         for experiment, own in found
-        if own.results.num_run
+        if own.scale == "full"
     ]
     judged = [_row(experiment, own) for experiment, own in found if experiment.claims]
     others = "; ".join(_linked(*pair) for pair in found if not pair[0].claims and pair[1].results.num_run)
@@ -51,11 +51,25 @@ def index_of(experiments: Iterable[Experiment], results: Path) -> str:
         _LEAD,
         *filter(None, summaries),
         "## What holds",
+        _by_paper(found),
         table(("experiment", "its main claim", "verdict", "its other claims", "runs"), judged),
         f"More pages: {others}." if others else "",
         _FOOT,
     )
     return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _by_paper(found: Sequence[tuple[Experiment, Drawn]]) -> str:
+    """How many claims of each paper, without those that are ours, had which verdict."""
+    answers: dict[str, list[str]] = {}
+    for experiment, own in found:
+        if experiment.paper:
+            judged = verdicts(experiment, *own)
+            answers.setdefault(experiment.paper, []).extend(one.answer for claim, one in judged if not claim.is_ours)
+    if not answers:
+        return ""
+    rows = [(paper, *(str(own.count(answer) or "–") for answer in _WORDS)) for paper, own in answers.items()]
+    return table(("claims of", *_WORDS), rows)
 
 
 def _row(experiment: Experiment, found: Drawn) -> tuple[str, ...]:

@@ -168,7 +168,10 @@ def _claims_table(experiment: Experiment, scale: Scale, results: Results) -> str
     return table(("claim", "verdict", "what we see", "it holds if"), rows)
 
 
-_QUICK = "**Quick runs, to show that the machinery works, and no results: the full ones are still to be run.**"
+_QUICK = (
+    "**Quick runs, to show that the machinery works, and no results. What is said of settings is said of the full "
+    "runs, which are still to come.**"
+)
 
 _IN_PART = (
     "*In part: it holds for some of what it names (stops, rates, networks, places, subjects), unless its last column "
@@ -200,14 +203,11 @@ def _hours(outcomes: Sequence[Outcome]) -> str:
 def _provenance(experiment: Experiment, scale: Scale, results: Results, logs: Path) -> str:
     """The command, and what the numbers were made with."""
     used = list({trial.key: outcome for trial, outcome in results.pairs()}.values())
-    facts = {
-        name: sorted({str(outcome.provenance.get(name, "")) for outcome in used})
-        for name in ("commit", "torch", "processor", "num_cpus", "jobs", "device")
-    }
+    facts = {name: sorted({str(outcome.provenance.get(name, "")) for outcome in used}) for name in ("commit", "torch")}
+    machines = "; ".join(sorted({_machine(outcome) for outcome in used}))
     seeds = sorted({trial.settings.seed for trial in results.trials})
     log = log_of(experiment, scale, logs).path
     hours = _hours(used) if results.is_complete else ""
-    on = "".join(f", {device}" for device in facts["device"] if device not in {"", "cpu"})
     return (
         f"    gradbatch reproduce {experiment.name} --scale {scale} --results DIR --pages DIR\n\n"
         f"runs everything anew{hours}; without `--results` it only adds what is missing in the log. "
@@ -215,6 +215,15 @@ def _provenance(experiment: Experiment, scale: Scale, results: Results, logs: Pa
         f"[{log.name}]({log.as_posix()}); "
         "each line holds settings, seed, commit and machine of one run, and the command where it is one of training. "
         f"Seeds {', '.join(map(str, seeds))}; commits {', '.join(facts['commit'])} (a plus marks a tree with changes); "
-        f"torch {', '.join(facts['torch'])}; {', '.join(facts['processor'])}, {', '.join(facts['num_cpus'])} cores"
-        f"{on}, {', '.join(facts['jobs'])} runs at a time with a thread each."
+        f"torch {', '.join(facts['torch'])}; {machines}."
+    )
+
+
+def _machine(outcome: Outcome) -> str:
+    """On what a run was made, and with how many beside it."""
+    known = outcome.provenance
+    gpu = "" if known.get("device", "cpu") == "cpu" else f", {known['device']}"
+    return (
+        f"{known.get('processor', '')}, {known.get('num_cpus', '')} cores{gpu}, runs at a time with a thread each: "
+        f"{known.get('jobs', '')}"
     )

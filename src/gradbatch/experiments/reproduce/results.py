@@ -157,12 +157,12 @@ class Results:
         """The part at a place of the tables, with what was not run there.
 
         Args:
-            **place: Values that a trial's own place must have.
+            **place: Values that a trial's own place must have; of a frozenset, one of them.
 
         Returns:
             The results of these trials.
         """
-        fits = [t for t in self.trials if all(t.place.get(name) == value for name, value in place.items())]
+        fits = [t for t in self.trials if all(_is(t.place.get(name), value) for name, value in place.items())]
         return Results(fits, self.outcomes)
 
     @property
@@ -173,3 +173,8 @@ class Results:
     def values_of(self, name: str) -> list[Any]:
         """What a coordinate of the tables can be, in the order of the trials."""
         return list(dict.fromkeys(trial.place[name] for trial in self.trials if name in trial.place))
+
+
+def _is(value: Any, wanted: Any) -> bool:
+    """Whether a coordinate is what is wanted, or one of these."""
+    return value in wanted if isinstance(wanted, frozenset) else value == wanted

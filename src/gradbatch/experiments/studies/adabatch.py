@@ -300,6 +300,7 @@ EXPERIMENTS: Sequence[Experiment] = (
     Experiment(
         name="adabatch-cifar10",
         log="adabatch",
+        paper="AdaBatch",
         title="AdaBatch on CIFAR-10",
         source=f"{SOURCE}, the CIFAR experiments, as others describe them",
         about=f"{_ABOUT.strip()} Random crops and flips. The paper trains for 100 epochs with intervals of 20 on a "
@@ -321,6 +322,7 @@ EXPERIMENTS: Sequence[Experiment] = (
     Experiment(
         name="adabatch-cifar10-gpu",
         log="adabatch-cifar10-gpu",
+        paper="AdaBatch",
         title="AdaBatch on CIFAR-10, as long as in the paper",
         source=f"{SOURCE}, the CIFAR experiments, as others describe them",
         about=f"{_ABOUT.strip()} Random crops and flips, 100 epochs with intervals of 20 as in the paper; a seed each. "
@@ -341,6 +343,7 @@ EXPERIMENTS: Sequence[Experiment] = (
     Experiment(
         name="adabatch-fashion",
         log="adabatch",
+        paper="AdaBatch",
         title="AdaBatch on Fashion-MNIST",
         source=f"{SOURCE}; the settings of the CIFAR experiments on a task small enough for several seeds",
         about=f"{_ABOUT.strip()} A network of two small convolutions, 128 to 2,048, for 20 epochs with intervals of 4, "

@@ -199,9 +199,10 @@ def _table(outcome: Outcome) -> Table:
         shares = (median(a / b for a, b in zip(fewest[size], more[size], strict=True)) for size in fewest)
         rows.append(["times as fast", *(f"{share:.2f}" for share in shares), "", lines([outcome])])
     rounds = len(next(iter(fewest.values())))
+    several = " over all processes" if len(numbers) > 1 else ""
     others = ", and how many times as fast more processes are in the same round" if len(numbers) > 1 else ""
     return Table(
-        caption=f"Seconds for 10,000 samples by batch size over all processes, medians of {rounds} rounds{others}. "
+        caption=f"Seconds for 10,000 samples by batch size{several}, medians of {rounds} rounds{others}. "
         "The gain is that of five equal stages, the batch doubled after each, over the first batch all the time "
         "(least–most).",
         head=["", *(f"{size:,}" for size in fewest), "AdaBatch's gain", "log lines"],
@@ -218,7 +219,8 @@ def _judge(results: Results) -> Verdict:
     texts = "; ".join(
         f"{model}: {', '.join(f'{factor:.2f}' for factor in factors)} times" for model, factors in gains.items()
     )
-    return Verdict(answer_of([more > _MARGIN * fewer for fewer, more in gains.values()]), texts)
+    evidence = f"how many times as fast as the small batch, with one process and with two: {texts}"
+    return Verdict(answer_of([more > _MARGIN * fewer for fewer, more in gains.values()]), evidence)
 
 
 def _judge_gpu(results: Results) -> Verdict:
@@ -251,6 +253,7 @@ EXPERIMENTS: Sequence[Experiment] = (
     Experiment(
         name="adabatch-processes",
         log="adabatch-processes",
+        paper="AdaBatch",
         title="AdaBatch, several processes",
         source=f"{SOURCE}, the experiments with several GPUs",
         about=_ABOUT,
@@ -270,6 +273,7 @@ EXPERIMENTS: Sequence[Experiment] = (
     Experiment(
         name="adabatch-gpu",
         log="adabatch-gpu",
+        paper="AdaBatch",
         title="AdaBatch, time on a GPU",
         source=f"{SOURCE}, the experiments with one GPU, as others describe them",
         about=_ABOUT_GPU,

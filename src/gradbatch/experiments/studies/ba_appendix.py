@@ -211,6 +211,7 @@ EXPERIMENTS: Sequence[Experiment] = (
     Experiment(
         name="ba-appendix-b",
         log="ba-appendix",
+        paper="BA",
         title="BA, appendix B: is the decrease normal, and spread as predicted?",
         source=f"{SOURCE}, appendix B",
         about=_ABOUT,

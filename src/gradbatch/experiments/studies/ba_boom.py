@@ -157,6 +157,7 @@ EXPERIMENTS: Sequence[Experiment] = (
     Experiment(
         name="ba-figure5",
         log="ba",
+        paper="BA",
         title="BA-Momentum, Figure 5: when batches begin to grow",
         source=f"{SOURCE}, Figure 5 and section 4.3",
         about="The runs of [Figure 4](ba-figure4.md). The paper sees a boom of the batch size at iterations 80,000 to "

@@ -180,6 +180,7 @@ EXPERIMENTS: Sequence[Experiment] = (
     Experiment(
         name="ba-appendix-c",
         log="ba-appendix",
+        paper="BA",
         title="BA, appendix C: exact and diagonal covariance",
         source=f"{SOURCE}, appendix C",
         about="BA-SGD with the exact covariance and with its diagonal. The paper does so on a table of 42 features and "

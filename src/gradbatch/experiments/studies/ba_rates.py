@@ -210,6 +210,7 @@ EXPERIMENTS: Sequence[Experiment] = (
     Experiment(
         name="ba-figure4",
         log="ba",
+        paper="BA",
         title="BA-Momentum, Figure 4: robustness to the learning rate",
         source=f"{SOURCE}, Figure 4 and section 4.3",
         about=_ABOUT,

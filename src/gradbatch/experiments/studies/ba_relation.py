@@ -107,6 +107,7 @@ EXPERIMENTS: Sequence[Experiment] = (
     Experiment(
         name="ba-relation",
         log="ba-relation",
+        paper="BA",
         title="BA-Momentum and BA-SGD, Table 1: relations between words",
         source=f"{SOURCE}, Table 1, right half",
         about=_ABOUT,
@@ -128,6 +129,7 @@ EXPERIMENTS: Sequence[Experiment] = (
     Experiment(
         name="ba-figure2",
         log="ba-relation",
+        paper="BA",
         title="BA-Momentum and BA-SGD, Figure 2: training loss on relations between words",
         source=f"{SOURCE}, Figure 2",
         about="The runs of [Table 1's right half](ba-relation.md), along training. In the paper BA-SGD ends below "

@@ -156,6 +156,7 @@ def _experiment(study: _Study) -> Experiment:
     """The experiment of a study."""
     return Experiment(
         name=study.model,
+        paper="CABS",
         log="cabs",
         title=study.title,
         source="Balles, Romero and Hennig 2017, *Coupling Adaptive Batch Sizes with Learning Rates* "

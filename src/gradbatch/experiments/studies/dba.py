@@ -203,6 +203,7 @@ EXPERIMENTS: Sequence[Experiment] = (
     Experiment(
         name="dba-table1",
         log="dba",
+        paper="DBA",
         title="DBA, Table 1: MNIST with less and less data",
         source=f"{SOURCE}, Table 1",
         about=_ABOUT,

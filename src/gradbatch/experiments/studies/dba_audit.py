@@ -178,6 +178,7 @@ EXPERIMENTS: Sequence[Experiment] = (
     Experiment(
         name="dba-audit",
         log="dba-audit",
+        paper="DBA",
         title="DBA, an audit of the data-scarce rows",
         source=f"{SOURCE}, Table 1",
         about=_ABOUT,

@@ -116,6 +116,7 @@ EXPERIMENTS: Sequence[Experiment] = (
     Experiment(
         name="dba-figure2",
         log="dba",
+        paper="DBA",
         title="DBA, Figure 2: how fast training converges",
         source=f"{SOURCE}, Figure 2",
         about="The runs of Table 1, along training. The paper's figure was not at hand; this shows what its text says "
@@ -134,6 +135,7 @@ EXPERIMENTS: Sequence[Experiment] = (
     Experiment(
         name="dba-figure3",
         log="dba",
+        paper="DBA",
         title="DBA, Figure 3: how much of the data is used",
         source=f"{SOURCE}, Figure 3",
         about="The runs of Table 1. The paper's figure was not at hand; this shows what its text says of it. Its 56 % "

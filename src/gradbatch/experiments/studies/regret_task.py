@@ -156,6 +156,8 @@ def task_blocks(task: str, results: Results) -> list[Block]:
     blocks: list[Block] = []
     for optimizer, title in _OPTIMIZERS.items():
         field = Field.of(results, task, optimizer)
+        if optimizer in field.bench.rates and not field.rates:
+            blocks += [f"### {title}", "Nothing was run yet."]
         if field.rates:
             blocks += [f"### {title}", _scores_table(field), _plot(field)]
             costs = _cost_table(field)
@@ -185,10 +187,8 @@ def _plot(field: Field) -> Plot:
         y_limits=_shown(scores) if is_share and scores else None,
     )
     name = field.bench.metric.name
-    caption = (
-        f"{name[0].upper()}{name[1:]} on the test set by learning rate, {_OPTIMIZERS[field.optimizer]}; what is more "
-        f"than {100 * _SHOWN:g} points below the best is cut off."
-    )
+    cut = f"; what is more than {100 * _SHOWN:g} points below the best is cut off" if is_share else ""
+    caption = f"{name[0].upper()}{name[1:]} on the test set by learning rate, {_OPTIMIZERS[field.optimizer]}{cut}."
     return Plot(name=field.optimizer, caption=caption, legend=legend, panels=[panel])
 
 
