@@ -81,11 +81,14 @@ def _parted(fields: Sequence[Field]) -> tuple[list[Field], list[Field]]:
 
 def _words(fields: Sequence[Field], best: str) -> str:
     """The answer in sentences."""
+    num_runs = [2 * len(field.rates) * len(field.bench.sizes) for field in fields]
     code = " In code: `NoiseFloor()`, or `NoiseFloor(budget=samples)` where the end is known."
     return (
-        f"{_after_a_search(fields)}\n\n"
-        f"**Without a search**, `{best}` loses least at the same rate, in hindsight."
-        + (code if best.startswith("noise-floor") else "")
+        f"**If you can afford a search** over sizes and rates ({_from_to(num_runs)} runs here): against what it finds, "
+        f"the best rule of each task, in hindsight, is {_compared(fields, _searched)}.\n\n"
+        f"**Without a search**, at the rate that you have: against the best constant batch there, the best rule of "
+        f"each task, in hindsight, is {_compared(fields, matched)}. Where it is worse, adapting does not pay. "
+        f"Over all tasks `{best}` loses least." + (code if best.startswith("noise-floor") else "")
     )
 
 
@@ -109,24 +112,19 @@ def _searched(field: Field, rule: str) -> float:
     return against(field, rule, "none", "cosine")
 
 
-def _after_a_search(fields: Sequence[Field]) -> str:
-    """Where a rule is better than what a search finds, and where not, beyond the chance of the test set."""
-    parts: dict[str, list[str]] = {"worse": [], "level": [], "better": []}
-    num_runs = []
+_LEVEL = "level, as far as the test set can tell,"
+
+
+def _compared(fields: Sequence[Field], regret: Number) -> str:
+    """Where the best rule of each task is better or worse, and where not, beyond the chance of the test set."""
+    parts: dict[str, list[str]] = {"better": [], _LEVEL: [], "worse": []}
     for field in fields:
-        loss = min(_searched(field, rule) for rule in RULES)
+        loss = min(regret(field, rule) for rule in RULES)
         found = field.best_of_grid("none", "cosine")
         assert found is not None
         least = field.bench.resolution(found.test)
-        parts["worse" if loss > least else "better" if loss < -least else "level"].append(field.bench.name)
-        num_runs.append(2 * len(field.rates) * len(field.bench.sizes))
-    sentences = {
-        "worse": "even the best rule of each task, in hindsight, is worse than what it finds on",
-        "level": "no difference beyond the chance of the test set is seen on",
-        "better": "a rule is better, in hindsight, on",
-    }
-    texts = "; ".join(f"{sentences[name]} {_and(tasks)}" for name, tasks in parts.items() if tasks)
-    return f"**If you can afford a search** over sizes and rates ({_from_to(num_runs)} runs here): {texts}."
+        parts["worse" if loss > least else "better" if loss < -least else _LEVEL].append(field.bench.name)
+    return "; ".join(f"{answer} on {_and(tasks)}" for answer, tasks in parts.items() if tasks)
 
 
 def _from_to(numbers: Sequence[int]) -> str:
