@@ -43,13 +43,14 @@ def advice(results: Results) -> list[Block]:
     names = ", ".join(field.bench.name for field in fields)
     caption = (
         f"The {_SHOWN} of {len(RULES)} rules, all with their defaults and SGD, that lose least at the same nominal "
-        f"rate (`noise-floor` may change it, up to eightfold). Means over {len(fields)} of {len(BENCHES)} tasks, those "
-        f"on which every rule was run: {names}. What is lost is in per cent of what the search has learned beyond "
-        "guessing; below 0 the rule gains. The search is for a batch size and a rate, constant or with a cosine decay. "
-        "The spread is over a 30-fold range of rates; spread and updates are shares of what the best constant batch "
-        "has. `NoiseFloor(budget=...)` is told when training ends, as a cosine decay is and a constant rate is not. "
-        f"`noise-floor` was developed on {', '.join(DEVELOPED_ON)}. More, also with Adam, and whether the "
-        "goals that we set are met: [the comparison](regret.md)."
+        "rate (`noise-floor` may change it, up to eightfold): what is lost there against the best constant batch, and "
+        "at the rule's best rate against a search over sizes and rates, constant or with a cosine decay; in per cent "
+        "of what the search has learned beyond guessing, below 0 the rule gains. Spread (over a 30-fold range of "
+        "rates) and updates are shares of what the best constant batch has. Means over tasks, with a † over those "
+        f"that `noise-floor` was not developed on, without over {', '.join(DEVELOPED_ON)}, updates over all. "
+        f"{len(fields)} of {len(BENCHES)} tasks are in: {names}. `NoiseFloor(budget=...)` is told when training ends, "
+        "as a cosine decay is and a constant rate is not. More, also with Adam, and whether the goals that we set are "
+        "met: [the comparison](regret.md)."
     )
     table = Table(caption=caption, head=["rule", *_numbers(fields, best[0])], rows=rows)
     return ["## What to use", _words(fields, best[0]), _by_task(fields, best[0]), table]
@@ -60,13 +61,13 @@ def _numbers(fields: Sequence[Field], rule: str) -> dict[str, str]:
     developed, untouched = _parted(fields)
     at_the_rate, to_a_search = partial(of_learned, matched), partial(of_learned, _searched)
     numbers: Mapping[str, tuple[Number, Sequence[Field], Callable[[float], str]]] = {
-        "lost at the same rate, %: tasks of its development": (at_the_rate, developed, signed),
-        "lost at the same rate, %: other tasks": (at_the_rate, untouched, signed),
-        "lost to a search, %: tasks of its development": (to_a_search, developed, signed),
-        "lost to a search, %: other tasks": (to_a_search, untouched, signed),
-        "spread: tasks of its development": (spread_ratio, developed, two_digits),
-        "spread: other tasks": (spread_ratio, untouched, two_digits),
-        "updates, all tasks": (update_ratio, fields, two_digits),
+        "same rate, %": (at_the_rate, developed, signed),
+        "same rate †, %": (at_the_rate, untouched, signed),
+        "search, %": (to_a_search, developed, signed),
+        "search †, %": (to_a_search, untouched, signed),
+        "spread": (spread_ratio, developed, two_digits),
+        "spread †": (spread_ratio, untouched, two_digits),
+        "updates": (update_ratio, fields, two_digits),
     }
     return {
         head: write(mean_of(number(field, rule) for field in over)) for head, (number, over, write) in numbers.items()
