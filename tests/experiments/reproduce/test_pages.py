@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from experiments.reproduce.pretended import experiment, run
-from gradbatch.experiments.reproduce.pages import drawn, page_of, table, write_pages
+from gradbatch.experiments.reproduce.pages import drawn, page_of, results_of, table, write_pages
 
 
 def page(own, folder, *logs):
@@ -26,6 +26,14 @@ def test_a_page_of_quick_runs_says_that_it_has_no_results(tmp_path):
     assert "| It holds. | **open** | quick runs only | it does |" in lines
     run(own, tmp_path, "full")
     assert not any("Quick runs" in line for line in page(own, tmp_path))
+
+
+def test_reasons_are_given_for_full_runs(tmp_path):
+    own = experiment("dba", "holds", why="There is no more to learn from few images.")
+    for scale in ("quick", "full"):
+        run(own, tmp_path, scale)
+        text = page_of(own, scale, results_of(own, scale, tmp_path)).text
+        assert ("## Why, as far as we can tell\n\nThere is no more" in text) == (scale == "full")
 
 
 def test_a_page_says_how_long_the_runs_took_and_links_their_log(tmp_path):

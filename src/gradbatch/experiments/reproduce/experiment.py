@@ -102,6 +102,7 @@ class Experiment:
         trials: The runs, by scale.
         blocks: The page's tables and figures, from the outcomes alone.
         claims: What is to be judged, the main claim first.
+        why: What we take the reasons to be, once full runs are in; Markdown, and no more than our reading of them.
         summary: What the page above all shows of it; nothing by default.
         is_timed: Whether its numbers are times, so that its trials have the machine to themselves.
         paper: The short name of whose claims it puts to the test; empty where none but ours.
@@ -116,6 +117,7 @@ class Experiment:
     trials: Callable[[Scale], Sequence[Trial]]
     blocks: Callable[[Results], Sequence[Block]]
     claims: Sequence[Claim] = ()
+    why: str = ""
     summary: Callable[[Results], Sequence[Block]] = lambda results: ()
     is_timed: bool = False
     paper: str = ""

@@ -123,6 +123,8 @@ EXPERIMENTS: Sequence[Experiment] = (
         "of it.",
         trials=table_trials,
         blocks=_figure2,
+        why="DBA takes as many updates as SGD with its batch, each an average of fewer samples that were chosen to be "
+        "typical of the batch. That makes the updates no better, and there are no more of them.",
         claims=(
             Claim(
                 text="DBA with SGD converges in fewer epochs than SGD.",
@@ -143,6 +145,8 @@ EXPERIMENTS: Sequence[Experiment] = (
         "number of images.",
         trials=table_trials,
         blocks=_figure3,
+        why="The search stops where no single stride brings the metric nearer to its target. That leaves about "
+        "half of them, more or less with the data, the metric and the optimizer, as the table shows.",
         claims=(
             Claim(
                 text="DBA with SGD uses about 56 % of the samples that pass.",
