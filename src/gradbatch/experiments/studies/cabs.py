@@ -217,8 +217,8 @@ EXPERIMENTS: Sequence[Experiment] = tuple(
             about="Two convolutions of 5x5 and two dense layers, for 55,000 samples, an epoch. The long runs are to "
             "show the course of the sizes until the training set is fitted, and so take a small one, 200 images of "
             "each class, for 60,000 samples, 30 epochs.",
-            why="At the authors' rate an epoch on MNIST is too short for noise to be in the way: the smallest batch makes "
-            "the most updates, and CABS, which leaves it when the loss is small, pays for larger ones too early. "
+            why="At the authors' rate an epoch on MNIST is too short for noise to be in the way: the smallest batch "
+            "makes the most updates, and CABS, which leaves it when the loss is small, pays for larger ones too early. "
             "Where the rate is larger, noise does limit the smallest batch, and CABS with the exact moment is the "
             "best of all there. It is about as steady over rates as batches of 16, not steadier: at low rates it is "
             "held at its minimum, which is that batch. The course has the shape that is claimed, but grows less than "
