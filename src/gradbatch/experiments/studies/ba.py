@@ -18,11 +18,11 @@ from gradbatch.experiments.studies.ba_variants import (
     SOURCE,
     STOPS,
     VARIANTS,
+    hardly_drew,
     judge_falling,
     judge_level,
     judge_loss_rank,
     loss_panel,
-    never_drew,
     score_table,
     size_plot,
     variant_settings,
@@ -196,7 +196,7 @@ def _judge_late_rise(optimizer: str, **place: Any) -> Claim:
         sizes = {variant: _quarters(results.of(variant=variant)) for variant in BA}
         texts = ", ".join(f"{v} {early:.0f}, then {late:.0f}" for v, (early, late) in sizes.items())
         evidence = f"sizes in the first and the last quarter: {texts}"
-        if idle := never_drew(results, optimizer):
+        if idle := hardly_drew(results, optimizer):
             return Verdict("open", f"{idle}. {evidence}")
         return Verdict(answer_of([early < 40 and late > 1.5 * early for early, late in sizes.values()]), evidence)
 
@@ -225,7 +225,7 @@ def _judge_growth(**place: Any) -> Claim:
         }
         texts = ", ".join(f"{variant} {sgd:.0f} and {momentum:.0f}" for variant, (momentum, sgd) in late.items())
         evidence = f"sizes in the last quarter without and with momentum: {texts}"
-        if idle := "; ".join(filter(None, (never_drew(results.at(optimizer=name), name) for name in MOMENTA))):
+        if idle := "; ".join(filter(None, (hardly_drew(results.at(optimizer=name), name) for name in MOMENTA))):
             return Verdict("open", f"{idle}. {evidence}")
         return Verdict(answer_of([sgd > GROWN * momentum for momentum, sgd in late.values()]), evidence)
 

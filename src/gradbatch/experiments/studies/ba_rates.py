@@ -26,7 +26,7 @@ from gradbatch.experiments.studies.ba_variants import (
     BA_PAPER,
     SOURCE,
     STOPS,
-    never_drew,
+    hardly_drew,
     variant_settings,
 )
 
@@ -194,7 +194,7 @@ def _judge_faster(results: Results) -> Verdict:
 
 def _idle(results: Results) -> str:
     """At which rates BA is no more than a fixed batch of 32; empty where it drew at all of them."""
-    found = {lr: never_drew(results.at(lr=lr), "Momentum") for lr in GOOD}
+    found = {lr: hardly_drew(results.at(lr=lr), "Momentum") for lr in GOOD}
     return "; ".join(f"at {lr:g} {why}" for lr, why in found.items() if why)
 
 

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Mapping
+from statistics import mean
 from typing import Any
 
 from gradbatch.experiments.curves import Points
@@ -33,11 +34,11 @@ __all__ = [
     "SOURCE",
     "STOPS",
     "VARIANTS",
+    "hardly_drew",
     "judge_falling",
     "judge_level",
     "judge_loss_rank",
     "loss_panel",
-    "never_drew",
     "score_table",
     "size_plot",
     "variant_settings",
@@ -165,21 +166,29 @@ GROWN = 1.25
 """Times another size: from which on batches count as grown."""
 
 
-def never_drew(results: Results, optimizer: str) -> str:
-    """Why nothing can be said of BA where it never took a batch larger than the first.
+def hardly_drew(results: Results, optimizer: str) -> str:
+    """Why nothing can be said of BA where next to none of its batches is larger than the first.
 
     Args:
         results: What came out with one optimizer.
         optimizer: Its name, of `MOMENTA`.
 
     Returns:
-        A sentence; empty where some batch was larger.
+        A sentence; empty where the mean batch of a run is larger by a hundredth.
     """
-    found = [outcome for variant in BA for outcome in results.of(variant=variant)]
-    if any(max(outcome.values["course"]["largest"]) > 32 for outcome in found):
+    courses = [outcome.values["course"] for variant in BA for outcome in results.of(variant=variant)]
+    if max(mean(course["mean"]) for course in courses) > _DREW * 32:
         return ""
-    most = max(outcome.number("updates") for outcome in found)
-    return f"BA-{optimizer} never drew: all of its batches had 32 samples, in up to {most:,.0f} updates, as Mini-32's"
+    most = max(max(course["largest"]) for course in courses)
+    how_often = (
+        "never drew: all of its batches have 32 samples" if most <= 32 else f"hardly drew: {most:,} samples once"
+    )
+    updates = max(course["updates"][-1] for course in courses)
+    return f"BA-{optimizer} {how_often} in up to {updates:,} updates, and is Mini-32"
+
+
+_DREW = 1.01
+"""Times 32 samples: mean batch from which on BA counts as more than Mini-32."""
 
 
 def judge_level(optimizer: str, *, num_test: int, score: str, **place: Any) -> Claim:
@@ -200,7 +209,7 @@ def judge_level(optimizer: str, *, num_test: int, score: str, **place: Any) -> C
         top = max(_FIXED, key=means.__getitem__)
         texts = ", ".join(f"{name} {percent(means[name])}" for name in BA)
         evidence = f"{texts}; best fixed batch: {top} {percent(means[top])}, in per cent"
-        if idle := never_drew(results, optimizer):
+        if idle := hardly_drew(results, optimizer):
             return Verdict("open", f"{idle}. {evidence}")
         chance = 2 * math.sqrt(2 * means[top] * (1 - means[top]) / num_test)
         return Verdict(
@@ -260,7 +269,7 @@ def judge_loss_rank(text: str, optimizer: str, *, rank: int, **place: Any) -> Cl
         losses = {variant: mean_of(map(last_loss, results.of(variant=variant))) for variant in VARIANTS}
         ordered = sorted(losses.items(), key=lambda item: item[1])
         evidence = "final training losses: " + ", ".join(f"{name} {loss:.3g}" for name, loss in ordered)
-        if idle := never_drew(results, optimizer):
+        if idle := hardly_drew(results, optimizer):
             return Verdict("open", f"{idle}. {evidence}")
         others = [loss for name, loss in losses.items() if name not in BA]
         places = {name: 1 + sum(other < losses[name] for other in others) for name in BA}
