@@ -177,12 +177,11 @@ def hardly_drew(results: Results, optimizer: str) -> str:
         A sentence; empty where the mean batch of a run is larger by a hundredth.
     """
     courses = [outcome.values["course"] for variant in BA for outcome in results.of(variant=variant)]
-    if max(mean(course["mean"]) for course in courses) > _DREW * 32:
+    middle = max(mean(course["mean"]) for course in courses)
+    if middle > _DREW * 32:
         return ""
-    most = max(max(course["largest"]) for course in courses)
-    how_often = (
-        "never drew: all of its batches have 32 samples" if most <= 32 else f"hardly drew: {most:,} samples once"
-    )
+    is_idle = max(max(course["largest"]) for course in courses) <= 32
+    how_often = "never drew" if is_idle else f"hardly drew, with {middle:.2f} samples a batch,"
     updates = max(course["updates"][-1] for course in courses)
     return f"BA-{optimizer} {how_often} in up to {updates:,} updates, and is Mini-32"
 
