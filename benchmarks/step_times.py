@@ -19,7 +19,7 @@ FEW = 5
 
 
 def milliseconds(name: str, size: int, seconds: float) -> float:
-    """Time steps of a network for about so many seconds, after a warm-up.
+    """Time steps of a network for about so many seconds, after a warm-up of as many.
 
     Args:
         name: Of the network.
@@ -42,14 +42,15 @@ def milliseconds(name: str, size: int, seconds: float) -> float:
             optimizer.step()
             loss.item()
 
-    take_few()
-    torch.cuda.synchronize()
-    start, steps = time.time(), 0
-    while time.time() - start < seconds:
-        take_few()
-        steps += FEW
-    torch.cuda.synchronize()
-    return 1e3 * (time.time() - start) / steps
+    for _ in ("warm-up", "reading"):
+        torch.cuda.synchronize()
+        start, steps = time.perf_counter(), 0
+        while time.perf_counter() - start < seconds:
+            take_few()
+            steps += FEW
+        torch.cuda.synchronize()
+        taken = time.perf_counter() - start
+    return 1e3 * taken / steps
 
 
 def main() -> None:

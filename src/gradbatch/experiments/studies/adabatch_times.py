@@ -130,19 +130,21 @@ class _Trainer:
 
 
 def _trials(scale: Scale) -> list[Trial]:
-    """A trial for each network; the quick one is of a perceptron."""
-    if scale == "quick":
-        work = partial(time_sizes, sizes=(16, 32, 64, 128, 256), rounds=2)
-        return [trial(work, place={"model": "mlp"}, task="digits", model="mlp", lr=0.01, momentum=0.9)]
-    return [_trial(model, rounds=5) for model in ("alexnet", "resnet20")]
+    """A trial for each network that cores can train."""
+    return [_quick()] if scale == "quick" else [_trial(model, rounds=5) for model in ("alexnet", "resnet20")]
 
 
 def _gpu_trials(scale: Scale) -> list[Trial]:
-    """A trial for each network; the quick one is of a perceptron, and runs anywhere."""
+    """A trial for each network."""
     if scale == "quick":
-        work = partial(time_sizes, sizes=(16, 32, 64, 128, 256), rounds=2, processes=(1,), steps=2)
-        return [trial(work, place={"model": "mlp"}, task="digits", model="mlp", lr=0.01, momentum=0.9)]
+        return [_quick(processes=(1,), steps=2)]
     return [_trial(model, rounds=9, processes=(1,), steps=8) for model in FIRST_SIZES]
+
+
+def _quick(**options: Any) -> Trial:
+    """The turns of a perceptron, which run anywhere."""
+    work = partial(time_sizes, sizes=(16, 32, 64, 128, 256), rounds=2, **options)
+    return trial(work, place={"model": "mlp"}, task="digits", model="mlp", lr=0.01, momentum=0.9)
 
 
 def _trial(model: str, **options: Any) -> Trial:
