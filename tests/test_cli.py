@@ -36,7 +36,7 @@ def test_every_flag_of_the_contract_reaches_the_run():
         "--lr-schedule step --validation 0.2 "
         "--device cpu --num-workers 0 --micro-batch-size 10 --seed 7 --data-dir data --out run "
         "--model mlp --estimator layers --clip-grad-norm 5 --shadow fixed norm-test "
-        "--per-class 20 --evaluate-every 50 --evaluate-training"
+        "--per-class 20 --evaluate-every 50 --evaluate-training --even-ends"
     )
     assert main(flags.split()) == 0
     settings = json.loads(Path("run/run.json").read_text())["settings"]
@@ -52,6 +52,7 @@ def test_every_flag_of_the_contract_reaches_the_run():
         "steps": None,
         "batch_size": 20,
         "micro_batch_size": 10,
+        "even_ends": True,
         "lr": 0.3,
         "optimizer": "sgd",
         "momentum": 0.5,

@@ -103,6 +103,18 @@ class TestBudgets:
         assert [r.batch_size for r in records] == [10, 10, 10, 7]
         assert records[-1].requested == 10
 
+    @pytest.mark.parametrize(
+        ("num_samples", "batch_size", "expected"),
+        [(22, 10, [10, 6, 6]), (20, 10, [10, 10]), (39, 10, [10, 10, 10, 9]), (31, 10, [10, 10, 6, 5]), (7, 7, [7])],
+    )
+    @pytest.mark.parametrize("budget", ["epochs", "samples"])
+    def test_even_ends_leave_no_batch_below_half_its_size(self, num_samples, batch_size, expected, budget):
+        is_epoch = budget == "epochs"
+        setup = Setup(num_samples=num_samples if is_epoch else 100, batch_size=batch_size, even_ends=True)
+        records = setup.train(**{budget: 1 if is_epoch else num_samples})
+        assert [r.batch_size for r in records] == expected
+        assert {r.requested for r in records} == {batch_size}
+
     def test_steps_count_updates_not_micro_batches(self):
         assert len(Setup(micro_batch_size=3).train(steps=6)) == 6
 

@@ -56,6 +56,9 @@ class Controller:
         batch_size: Size of the first batch, in samples.
         micro_batch_size: Most samples in one forward pass; by default the whole batch. A batch in one piece is
             the plain loop's own arithmetic.
+        even_ends: Halve what is left of an epoch, or of a budget of samples, where it is more than one batch and
+            less than two. By default the last batch is what the others leave, as a ``DataLoader``'s is; with sizes
+            that a rule chooses that may be a sample or two, and a full step on so few can undo much training.
         estimator: How statistics are measured, see `Probe`: ``"auto"``, ``"layers"`` or ``"chunks"``. ``chunks``
             cuts a batch into at least four pieces where training would use fewer.
         sample_fraction: Measure this part of each batch only, see `Probe`.
@@ -90,6 +93,7 @@ class Controller:
         *,
         batch_size: int,
         micro_batch_size: int | None = None,
+        even_ends: bool = False,
         estimator: Estimator = "auto",
         sample_fraction: float = 1.0,
         clip_grad_norm: float | None = None,
@@ -118,6 +122,7 @@ class Controller:
         self._updater = Updater(optimizer, clip_grad_norm, scaler)
         self._stream = stream
         self._micro_batch_size = micro_batch_size
+        self._even_ends = even_ends
         self._sinks = tuple(sinks)
         self._shadows = named(shadows)
         self._device = next(p.device for p in model.parameters() if p.requires_grad)
@@ -384,7 +389,7 @@ class Controller:
         """The micro-batches of one batch of at most ``most`` samples."""
         started = time.perf_counter()
         before = self._progress(0, self._next_size)
-        size = self._stream.available(min(self._next_size, most))
+        size = self._size_of_next(most)
         quantities, own = self._required(before)
         batch = self._batch = Batch(before, quantities, size, most, started, self._state)
         self._meter.begin_batch(quantities, own)
@@ -409,6 +414,12 @@ class Controller:
                 "the loop asked for the next batch before `step`: call `controller.step()` after each "
                 "`controller.backward(loss)`"
             )
+
+    def _size_of_next(self, most: int) -> int:
+        """The size the rule asked for, or less where an epoch or the budget, of ``most`` samples, ends."""
+        asked = self._next_size
+        left = self._stream.available(min(2 * asked if self._even_ends else asked, most))
+        return left if left <= asked else math.ceil(left / 2)
 
     def _cut(self, size: int) -> list[int]:
         """Sizes of the passes over ``size`` samples."""

@@ -301,10 +301,11 @@ def test_the_loop_stays_short_enough_to_read():
         assert len(file.readlines()) <= 120
 
 
-def test_a_run_of_before_there_were_shadows_goes_on(tmp_path):
+@pytest.mark.parametrize("setting", ["shadow", "even_ends"])
+def test_a_run_of_before_there_was_the_setting_goes_on(tmp_path, setting):
     folder = train(settings(tmp_path / "run", epochs=1))
     manifest = json.loads((folder / "run.json").read_text())
-    del manifest["settings"]["shadow"]
+    del manifest["settings"][setting]
     (folder / "run.json").write_text(json.dumps(manifest))
     assert read_run(train(settings_of(folder, {"epochs": 2}))).steps[-1]["epoch"] == 2
 

@@ -14,7 +14,7 @@ from gradbatch.rules import RULES
 __all__ = ["Contender", "read_contenders"]
 
 _OWN = (
-    *("batch_size", "lr", "model", "estimator", "micro_batch_size", "optimizer"),
+    *("batch_size", "lr", "model", "estimator", "micro_batch_size", "even_ends", "optimizer"),
     *("momentum", "nesterov", "weight_decay", "lr_schedule", "clip_grad_norm"),
 )
 """Settings of a run that may differ between the rules of a comparison."""

@@ -70,6 +70,7 @@ def train(settings: TrainSettings, progress: RunProgress | None = None) -> Path:
         stream,
         batch_size=settings.batch_size,
         micro_batch_size=settings.micro_batch_size,
+        even_ends=settings.even_ends,
         estimator=settings.estimator,
         clip_grad_norm=settings.clip_grad_norm,
         sinks=[logs],

@@ -232,8 +232,8 @@ def settings_of(folder: Path, changes: dict[str, Any]) -> TrainSettings:
     Raises:
         InvalidInputError: If a change would make it another run.
     """
-    # Runs of before there were shadows had none.
-    stored = {"shadow": []} | RunFolder(folder).read_manifest()["settings"]
+    # Runs of before there were such settings had none.
+    stored = {"shadow": [], "even_ends": False} | RunFolder(folder).read_manifest()["settings"]
     for name, value in changes.items():
         if name not in _FREE_ON_RESUME and _plain(value) != stored.get(name):
             raise InvalidInputError(

@@ -68,6 +68,10 @@ class TrainSettings:
         default=None,
         metadata=_flag("M", "most samples in one forward pass (default: no limit but the batch)"),
     )
+    even_ends: bool = field(
+        default=False,
+        metadata=_flag("", "halve what is left of an epoch or budget, rather than end with a few samples"),
+    )
     lr: float | None = field(
         default=None,
         metadata=_flag("LR", f"learning rate (default: {_ADAM_LR:g} for adam and adamw; for sgd {_task_lrs})"),

@@ -1,6 +1,7 @@
 """Seconds at each of AdaBatch's batch sizes: over several processes that average gradients, and on a GPU."""
 
 import json
+import os
 import random
 import time
 from collections.abc import Sequence
@@ -109,6 +110,9 @@ def _take_turns(rank: int, plan: _Plan, folder: Path) -> None:
         }  # without the first turns, which are slower than all others
         (folder / "seconds.json").write_text(json.dumps(kept), encoding="utf-8")
     distributed.destroy_process_group()
+    # gloo's threads outlive the group once DDP had it, and one that still lets go of its last tensors while the
+    # interpreter is taken down aborts the process.
+    os._exit(0)
 
 
 class _Trainer:

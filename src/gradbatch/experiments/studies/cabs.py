@@ -64,7 +64,14 @@ class _Study:
 
     def settings(self, variant: str, lr: float) -> dict[str, Any]:
         """What a run sets, but for its budget."""
-        common = {"task": self.task, "model": self.model, "momentum": 0.0, "lr": lr, "validation": 1 / 12}
+        common = {
+            "task": self.task,
+            "model": self.model,
+            "momentum": 0.0,
+            "lr": lr,
+            "validation": 1 / 12,
+            "even_ends": True,
+        }
         if variant in _CABS:
             return common | {"rule": "cabs", "set": (f"moment={_CABS[variant]}",), "batch_size": _FIRST}
         if variant == _SMITH:
@@ -199,8 +206,9 @@ learning-rate schedule, as in the authors' code. “Exact” takes the second mo
 “position” that of the authors' code, which leaves out the products between the positions of a convolution. Opposite
 stand constant batches at rates 0.03, 0.1 and 0.3, and at 0.1 Smith's: 16, doubled after each quarter of the budget. The
 authors run 8,000 updates at rate 0.1. Updates of different sizes do not compare, so here all runs of the grid have the
-same number of samples. The grid holds out a twelfth of the training images, the long runs none. The paper's own tables
-were not at hand. One seed.
+same number of samples. Their queue never gives a short batch; here the end of an epoch is halved where less than two
+batches are left, so that none is below half its size. The grid holds out a twelfth of the training images, the long
+runs none. The paper's own tables were not at hand. One seed.
 """
 
 EXPERIMENTS: Sequence[Experiment] = tuple(
