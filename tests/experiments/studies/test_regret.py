@@ -26,8 +26,15 @@ def test_a_goal_on_one_task_is_not_reached():
     assert verdicts == [
         ("does not hold", "met on 0 of 1 tasks: digits +2.00 (not met)"),
         ("does not hold", "met on 0 of 1 tasks: digits +5.50 (not met)"),
-        ("does not hold", "met on 1 of 1 tasks: digits +0.25"),
+        ("does not hold", "met on 1 of 1 tasks: digits 0.25"),
     ]
+
+
+def test_of_our_own_rule_the_tasks_of_its_development_are_told_apart():
+    (verdict, *_) = (claim.judge(field().results) for claim in goals("noise-floor"))
+    assert verdict.evidence == (
+        "met on 0 of 1 tasks, 0 of the 1 of its development and 0 of the 0 others: digits +2.00 (not met)"
+    )
 
 
 @pytest.mark.parametrize(

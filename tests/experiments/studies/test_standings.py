@@ -67,6 +67,38 @@ def test_chance_is_the_median_deviation_over_seeds(field):
     assert Field.of(losses, "shakespeare", "sgd").seed_deviation() == pytest.approx(relative)
 
 
+def test_a_run_that_something_held_up_has_no_seconds():
+    def timed(seconds, updates, line):
+        return scored(0.8, line=line, seconds=seconds, updates=updates, samples=1000)
+
+    field = Field.of(
+        results(
+            rule(timed(1.0, 100, 1), lr=0.01),
+            rule(timed(1.2, 100, 2), lr=0.02),
+            rule(timed(1.1, 100, 5), lr=0.03),
+            rule(timed(5.0, 100, 3), lr=0.1),  # five times as long as usual
+            rule(timed(1.0, 10, 4), lr=0.3),  # longer for an update, which has more samples
+        ),
+        "digits",
+        "sgd",
+    )
+    slow, large = (field.at(rate, kind="rule", rule="cabs") for rate in (0.1, 0.3))
+    assert math.isnan(field.seconds(slow))
+    assert math.isnan(field.seconds_to_target(slow.outcomes[0], 0.5))
+    assert field.seconds(large) == 1.0
+
+
+def test_a_size_is_settled_once_the_start_is_over():
+    def sized(*largest):
+        own = scored(0.8)
+        own.values["course"]["largest"] = list(largest)
+        return own
+
+    found = (sized(32, 16, 16), sized(32, 16, 17), sized(32, 32, 32))
+    field = Field.of(results(*(rule(one, lr=n / 100) for n, one in enumerate(found, 1))), "digits", "sgd")
+    assert [one.settled_size for one in field.over_rates(kind="rule", rule="cabs")] == [16, None, 32]
+
+
 def test_the_spread_is_over_rates(field):
     assert field.spread(field.over_rates(kind="rule", rule="cabs")) == pytest.approx(6.0)
     assert [one.test for one in field.constant_over_rates()] == [0.85, 0.90]

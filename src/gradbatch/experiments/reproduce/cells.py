@@ -20,11 +20,13 @@ __all__ = [
     "lines",
     "mean_of",
     "mean_size",
+    "one_digit",
     "percent",
     "signed",
     "spread",
     "spread_of_all",
     "two_digits",
+    "whole",
 ]
 
 NONE = "–"
@@ -97,6 +99,16 @@ def signed(value: float) -> str:
 def two_digits(value: float) -> str:
     """A distance or a share; a dash for nan."""
     return NONE if math.isnan(value) else f"{value:.2f}"
+
+
+def one_digit(value: float) -> str:
+    """A time; a dash for nan."""
+    return NONE if math.isnan(value) else f"{value:,.1f}"
+
+
+def whole(value: float) -> str:
+    """A count; a dash where there is none."""
+    return f"{value:,.0f}" if math.isfinite(value) else NONE
 
 
 def best(outcome: Outcome, name: str = "test_score") -> float:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
-from gradbatch.experiments.reproduce.cells import CHANCE, answer_of, end, mean_size, percent
+from gradbatch.experiments.reproduce.cells import CHANCE, answer_of, end, mean_size, percent, whole
 from gradbatch.experiments.reproduce.experiment import Claim, Experiment, Scale, Verdict
 from gradbatch.experiments.reproduce.results import Results
 from gradbatch.experiments.reproduce.trial import Trial, trial
@@ -18,7 +18,6 @@ from gradbatch.experiments.studies.cabs_page import (
     phases_of,
     samples_to,
     spread_of,
-    whole,
 )
 
 __all__ = ["EXPERIMENTS"]

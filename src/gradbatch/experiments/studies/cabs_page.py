@@ -19,6 +19,7 @@ from gradbatch.experiments.reproduce.cells import (
     percent,
     spread,
     spread_of_all,
+    whole,
 )
 from gradbatch.experiments.reproduce.drawing import (
     accuracy_panel,
@@ -38,7 +39,6 @@ __all__ = [
     "phases_of",
     "samples_to",
     "spread_of",
-    "whole",
 ]
 
 RATE = 0.1
@@ -124,11 +124,6 @@ def samples_to(outcome: Outcome, level: float) -> float:
         if high >= level:
             return start + (stop - start) * (level - low) / (high - low)
     return math.inf
-
-
-def whole(value: float) -> str:
-    """A count; a dash where there is none."""
-    return f"{value:,.0f}" if math.isfinite(value) else NONE
 
 
 def blocks(results: Results, margin: float) -> list[Block]:

@@ -15,6 +15,7 @@ from gradbatch.experiments.studies import (
     dba_audit,
     dba_figures,
     regret,
+    regret_floor,
     speed,
 )
 
@@ -37,6 +38,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         adabatch_times,
         speed,
         regret,
+        regret_floor,
     )
     for experiment in family.EXPERIMENTS
 }

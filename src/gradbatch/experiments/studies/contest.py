@@ -9,7 +9,7 @@ from gradbatch.experiments.reproduce.experiment import Scale
 from gradbatch.experiments.reproduce.trial import Trial, trial
 from gradbatch.experiments.studies.benches import BENCHES, Bench
 
-__all__ = ["DEVELOPED_ON", "RULES", "contest"]
+__all__ = ["CONTROLS", "DEVELOPED_ON", "RULES", "contest", "place_of", "planned", "trial_on"]
 
 RULES: Mapping[str, Mapping[str, Any]] = {
     "noise-floor": {"rule": "noise-floor"},
@@ -35,6 +35,18 @@ RULES: Mapping[str, Mapping[str, Any]] = {
 In braces stand the budget, and a fifth of it in epochs for rules that would plan for 100 or 300 epochs.
 """
 
+CONTROLS: Mapping[str, Mapping[str, Any]] = {
+    "constant 4": {"kind": "none", "size": 4},
+    "constant 16": {"kind": "none", "size": 16},
+    "constant 64": {"kind": "none", "size": 64},
+    "constant 4, cosine": {"kind": "cosine", "size": 4},
+    "constant 16, cosine": {"kind": "cosine", "size": 16},
+}
+"""Constant batches that all tasks have, under the names by which they stand beside the rules.
+
+They listen to nothing, and so are what a rule must beat to be worth anything.
+"""
+
 DEVELOPED_ON = ("digits", "mnist-1%", "mnist", "fashion-cnn")
 """Tasks that `noise-floor`, our own rule, was developed on."""
 
@@ -43,6 +55,18 @@ _ONLY_SGD = ("ba", "ba, as in the code", "cabs, with momentum", "adascale")
 
 _ALWAYS_WITH_ADAM = ("noise-floor", "noise-floor, the budget known", "noise-floor, the rate left alone", "cabs")
 """Rules that run with Adam on dear tasks too."""
+
+
+def place_of(name: str) -> Mapping[str, Any]:
+    """Where a contender stands in the results.
+
+    Args:
+        name: Of `RULES` or `CONTROLS`.
+
+    Returns:
+        Its coordinates, for `Results.at`.
+    """
+    return CONTROLS.get(name, {"kind": "rule", "rule": name})
 
 
 def contest(scale: Scale, names: Sequence[str] = tuple(BENCHES)) -> list[Trial]:
@@ -76,11 +100,11 @@ def _trials(bench: Bench, optimizer: str, rates: Sequence[float], seed: int) -> 
         for schedule in ("none", "cosine"):
             for size in bench.sizes:
                 place = {"kind": schedule, "size": size}
-                yield _trial(bench, optimizer, rate, seed, place, batch_size=size, lr_schedule=schedule)
+                yield trial_on(bench, optimizer, rate, seed, place, batch_size=size, lr_schedule=schedule)
     for name, settings in RULES.items():
         if _takes_part(name, bench, optimizer):
             for rate in rates:
-                yield _trial(bench, optimizer, rate, seed, {"kind": "rule", "rule": name}, **_planned(settings, bench))
+                yield trial_on(bench, optimizer, rate, seed, {"kind": "rule", "rule": name}, **planned(settings, bench))
 
 
 def _takes_part(rule: str, bench: Bench, optimizer: str) -> bool:
@@ -96,13 +120,25 @@ def _quick(bench: Bench) -> Iterator[Trial]:
         for schedule in ("none", "cosine"):
             for size in (16, 128):
                 place = {"kind": schedule, "size": size}
-                yield _trial(bench, "sgd", rate, 0, place, batch_size=size, lr_schedule=schedule, samples=3000)
+                yield trial_on(bench, "sgd", rate, 0, place, batch_size=size, lr_schedule=schedule, samples=3000)
         for name in ("noise-floor", "cabs"):
-            yield _trial(bench, "sgd", rate, 0, {"kind": "rule", "rule": name}, **RULES[name], samples=3000)
+            yield trial_on(bench, "sgd", rate, 0, {"kind": "rule", "rule": name}, **RULES[name], samples=3000)
 
 
-def _trial(bench: Bench, optimizer: str, rate: float, seed: int, place: Mapping[str, Any], **changes: Any) -> Trial:
-    """One run on a task."""
+def trial_on(bench: Bench, optimizer: str, rate: float, seed: int, place: Mapping[str, Any], **changes: Any) -> Trial:
+    """One run on a task.
+
+    Args:
+        bench: The task.
+        optimizer: ``"sgd"`` or ``"adam"``.
+        rate: The learning rate.
+        seed: The seed.
+        place: Where it stands in the tables, beside task, optimizer and rate.
+        **changes: Fields of `TrainSettings` that tell it from the task's other runs.
+
+    Returns:
+        The trial.
+    """
     settings: dict[str, Any] = {
         **bench.settings,
         "samples": bench.samples,
@@ -116,7 +152,15 @@ def _trial(bench: Bench, optimizer: str, rate: float, seed: int, place: Mapping[
     return trial(place=where, seed=seed, **settings)
 
 
-def _planned(settings: Mapping[str, Any], bench: Bench) -> dict[str, Any]:
-    """A rule's settings with the budget of the task in them."""
+def planned(settings: Mapping[str, Any], bench: Bench) -> dict[str, Any]:
+    """A rule's settings with the budget of the task in them.
+
+    Args:
+        settings: A value of `RULES`.
+        bench: The task.
+
+    Returns:
+        Fields of `TrainSettings`.
+    """
     plan = {"samples": bench.samples, "interval": max(1, round(bench.samples / bench.train_samples / 5))}
     return {**settings, "set": tuple(text.format(**plan) for text in settings.get("set", ()))}

@@ -2,17 +2,17 @@
 
 import math
 from collections.abc import Sequence
-from statistics import mean
 
 import numpy as np
 
 from gradbatch.experiments.curves import Points
 from gradbatch.experiments.figures import Panel
-from gradbatch.experiments.reproduce.cells import NONE, lines, mean_of, two_digits
+from gradbatch.experiments.reproduce.cells import NONE, lines, mean_of, one_digit, two_digits, whole
 from gradbatch.experiments.reproduce.drawing import curves_of
 from gradbatch.experiments.reproduce.experiment import Block, Plot, Table
 from gradbatch.experiments.reproduce.results import Results
-from gradbatch.experiments.studies.contest import RULES
+from gradbatch.experiments.studies.contest import CONTROLS, RULES, place_of
+from gradbatch.experiments.studies.costs import costs, target_of
 from gradbatch.experiments.studies.standings import Field, Standing
 
 __all__ = ["task_blocks"]
@@ -36,27 +36,25 @@ _SHOWN = 0.12
 
 def _scores_table(field: Field) -> Table:
     """The score of everybody at every rate."""
-    best = [field.best_constant(rate) for rate in field.rates]
-    decayed = [field.best_constant(rate, "cosine") for rate in field.rates]
-    rows = [
-        _row("best constant batch at each rate", field, best, shows_size=True),
-        _row("the same, cosine decay", field, decayed, shows_size=True),
-    ]
-    steady = field.constant_over_rates()
-    if steady:
+    rows = []
+    if field.has(kind="none"):
+        best = [field.best_constant(rate) for rate in field.rates]
+        steady = field.constant_over_rates()
+        rows.append(_row("best constant batch at each rate", field, best, shows_size=True))
         rows.append(_row(f"constant batch of {steady[0].size}, best over the rates", field, steady))
-    for rule in RULES:
-        standings = field.over_rates(kind="rule", rule=rule)
+    if field.has(kind="cosine"):
+        decayed = [field.best_constant(rate, "cosine") for rate in field.rates]
+        rows.append(_row("best cosine decay at each rate", field, decayed, shows_size=True))
+    for name in (*CONTROLS, *RULES):
+        standings = field.over_rates(**place_of(name))
         if standings:
-            sizes = {one.only_size for one in standings}
-            stayed = f" (stayed at {sizes.pop()})" if len(sizes) == 1 and None not in sizes else ""
-            rows.append(_row(f"{rule}{stayed}", field, standings))
-    seeds = max((len(one.outcomes) for one in best if one is not None), default=0)
+            rows.append(_row(f"{name}{_settled(standings)}", field, standings))
+    seeds = field.num_seeds
     caption = (
         f"{field.bench.name}, {_OPTIMIZERS[field.optimizer]}, {field.samples:,} samples: "
         f"{field.bench.metric.name} on the test set at the end of training, the constant batch's size in brackets "
         f"(chosen on the validation set); {seeds} seed{'s' if seeds > 1 else ''}; mean updates over the rates; spread "
-        f"over the rates, in {field.bench.unit}.{_chosen(field)}{_chance(field)}"
+        f"over the rates, in {field.bench.unit}.{_missing(field)}{_chosen(field)}{_chance(field)}"
     )
     return Table(
         caption=caption,
@@ -65,13 +63,31 @@ def _scores_table(field: Field) -> Table:
     )
 
 
+def _settled(standings: Sequence[Standing]) -> str:
+    """The one batch size that a contender had at all rates, if there was one, where its name does not say so."""
+    sizes = {one.settled_size for one in standings}
+    if len(sizes) > 1 or None in sizes or standings[0].size is not None:
+        return ""
+    return f" (all but its start at {sizes.pop()})"
+
+
+def _missing(field: Field) -> str:
+    """How much of the grid is still to come."""
+    grid = field.results.at(kind=frozenset({"none", "cosine"}))
+    if grid.is_complete:
+        return ""
+    return (
+        f" **{grid.num_run} of {grid.num_trials} runs of constant batches are in: what is best is said once all are.**"
+    )
+
+
 def _chosen(field: Field) -> str:
     """What validation chooses of the grid, and whether the grid goes far enough."""
     texts = []
     for kind, name in (("none", "Of the grid"), ("cosine", "With a cosine decay")):
-        if best := field.best_of_grid(kind):
-            edges = [f"{best.size} samples"] * (best.size in (min(field.bench.sizes), max(field.bench.sizes)))
-            edges += [f"rate {best.rate:g}"] * (best.rate in (min(field.rates), max(field.rates)))
+        best = field.best_of_grid(kind)
+        if best is not None and field.has(kind=kind):
+            edges = field.edges(best)
             at_edge = f", {' and '.join(edges)} being the last of the grid" if edges else ""
             score = field.bench.metric.write(best.test)
             texts.append(f" {name} validation chooses {best.size} samples at rate {best.rate:g}: {score}{at_edge}.")
@@ -80,7 +96,7 @@ def _chosen(field: Field) -> str:
 
 def _chance(field: Field) -> str:
     """How much of a difference may be chance."""
-    best = field.best_of_grid("none")
+    best = field.best_of_grid("none", "cosine")
     of_test = ""
     if best is not None and field.bench.test_samples is not None:
         of_test = (
@@ -113,32 +129,21 @@ def _row(label: str, field: Field, standings: Sequence[Standing | None], *, show
 
 def _cost_table(field: Field) -> Table | None:
     """Samples, updates and seconds to a target, each contender at its own best rate."""
-    best = field.best_of_grid("none")
-    if best is None:
+    found = costs(field)
+    if not found:
         return None
-    slack = 0.005 if field.bench.metric.is_higher_better else -0.01 * best.validation
-    target = best.validation - slack
-    contenders = {f"constant batch of {best.size}": best, "tuned cosine": field.best_of_grid("cosine")}
-    for rule in RULES:
-        contenders[rule] = field.best(field.over_rates(kind="rule", rule=rule))
     rows = []
-    for label, one in contenders.items():
-        if one is not None:
-            costs = [
-                [field.to_target(outcome, target, name) for outcome in one.outcomes]
-                for name in ("samples_seen", "step", "seconds")
-            ]
-            reached = sum(math.isfinite(value) for value in costs[0])
-            cells = [
-                f"{mean(values):,.{digits}f}" if reached == len(values) else NONE
-                for values, digits in zip(costs, (0, 0, 1), strict=True)
-            ]
-            rows.append([label, f"{one.rate:g}", f"{reached} of {len(one.outcomes)}", *cells])
+    for name, cost in found.items():
+        size = f" ({cost.standing.size})" if cost.standing.size is not None else ""
+        reached = f"{cost.num_reached} of {len(cost.standing.outcomes)}"
+        numbers = (whole(cost.samples), whole(cost.updates), one_digit(cost.seconds))
+        rows.append([f"{name}{size}", f"{cost.standing.rate:g}", reached, *numbers])
     caption = (
         f"{field.bench.name}, {_OPTIMIZERS[field.optimizer]}: cost to a validation score of "
-        f"{field.bench.metric.write(target)}, that of the grid's best "
+        f"{field.bench.metric.write(target_of(field))}, that of the grid's best "
         f"{'less half a point' if field.bench.metric.is_higher_better else 'and 1 %'}, for each at the rate that its "
-        "own validation score chooses. Seconds are of runs that shared the machine."
+        "own validation score chooses. Seconds are of runs that shared the machine, without those that something "
+        "held up."
     )
     return Table(caption=caption, head=["", "rate", "reached", "samples", "updates", "seconds"], rows=rows)
 
@@ -159,22 +164,23 @@ def task_blocks(task: str, results: Results) -> list[Block]:
         if optimizer in field.bench.rates and not field.rates:
             blocks += [f"### {title}", "Nothing was run yet."]
         if field.rates:
-            blocks += [f"### {title}", _scores_table(field), _plot(field)]
-            costs = _cost_table(field)
-            if costs is not None:
-                blocks.append(costs)
+            later = (_plot(field), _cost_table(field))
+            blocks += [f"### {title}", _scores_table(field), *(block for block in later if block is not None)]
     return blocks
 
 
-def _plot(field: Field) -> Plot:
+def _plot(field: Field) -> Plot | None:
     """Scores against rates, of the best constant batches and of a few rules."""
     rules = [rule for rule in _DRAWN if field.has(kind="rule", rule=rule)]
-    legend = ["best constant batch", "the same, cosine decay", *rules]
+    kinds = {"best constant batch": "none", "the same, cosine decay": "cosine"}
+    grids = {name: kind for name, kind in kinds.items() if field.has(kind=kind)}
+    legend = [*grids, *rules]
     rows = [
-        [field.best_constant(rate) for rate in field.rates],
-        [field.best_constant(rate, "cosine") for rate in field.rates],
+        *([field.best_constant(rate, kind) for rate in field.rates] for kind in grids.values()),
         *(field.over_rates(kind="rule", rule=rule) for rule in rules),
     ]
+    if not legend:
+        return None
     points = [_points([one for one in row if one is not None]) for row in rows]
     scores = [score for own in points if own is not None for score in own.y]
     is_share = field.bench.metric.is_share

@@ -7,14 +7,18 @@ from functools import cached_property
 from statistics import mean, median, stdev
 from typing import Any
 
-from gradbatch.experiments.reproduce.cells import cost_to, final
+from gradbatch.experiments.reproduce.cells import cost_to, final, mean_of
 from gradbatch.experiments.reproduce.results import Outcome, Results
 from gradbatch.experiments.studies.benches import BENCHES, Bench
+from gradbatch.experiments.studies.contest import place_of
 
 __all__ = ["Field", "Standing", "fields_of"]
 
 _CONTENDER = ("kind", "size", "rule")
 """Coordinates of a contender."""
+
+_SLOWED = 3
+"""How many times as long as usual a run takes that did not have its core to itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,14 +45,9 @@ class Standing:
         return mean(outcome.number("updates") for outcome in self.outcomes)
 
     @property
-    def seconds(self) -> float:
-        """Mean seconds of training."""
-        return mean(outcome.number("seconds") for outcome in self.outcomes)
-
-    @property
-    def only_size(self) -> int | None:
-        """The batch size of all updates; ``None`` where it changed."""
-        sizes = {size for outcome in self.outcomes for size in outcome.values["course"]["largest"]}
+    def settled_size(self) -> int | None:
+        """The batch size of all updates after the first twenty-fourth; ``None`` where there were several."""
+        sizes = {size for outcome in self.outcomes for size in outcome.values["course"]["largest"][1:]}
         return sizes.pop() if len(sizes) == 1 else None
 
 
@@ -65,6 +64,15 @@ class Field:
     bench: Bench
     optimizer: str
     results: Results
+
+    @property
+    def num_seeds(self) -> int:
+        """Runs of each contender at each rate."""
+        return len(self.results.values_of("seed"))
+
+    def with_seed(self, seed: int) -> "Field":
+        """The same with the runs of one seed only."""
+        return Field(bench=self.bench, optimizer=self.optimizer, results=self.results.at(seed=seed))
 
     @classmethod
     def of(cls, results: Results, task: str, optimizer: str) -> "Field":
@@ -146,6 +154,11 @@ class Field:
         found = [self.best_constant(rate, kind) for kind in kinds for rate in self.rates]
         return self.best([one for one in found if one is not None])
 
+    def edges(self, standing: Standing) -> list[str]:
+        """Of a cell of the grid, what of it is the last that was tried, as ``["4 samples", "rate 0.1"]``."""
+        found = [f"{standing.size} samples"] * (standing.size in (min(self.bench.sizes), max(self.bench.sizes)))
+        return found + [f"rate {standing.rate:g}"] * (standing.rate in (min(self.rates), max(self.rates)))
+
     def over_rates(self, **contender: Any) -> list[Standing]:
         """A contender at every rate at which it was run."""
         found = [self.at(rate, **contender) for rate in self.rates]
@@ -156,18 +169,18 @@ class Field:
         sign = 1 if self.bench.metric.is_higher_better else -1
         return max(standings, key=lambda one: sign * one.validation, default=None)
 
-    def regrets(self, rule: str, kind: str = "none") -> list[float]:
-        """What a rule loses at each rate against the best constant batch there; below 0 where it gains.
+    def regrets(self, name: str, kind: str = "none") -> list[float]:
+        """What a contender loses at each rate against the best constant batch there; below 0 where it gains.
 
         Args:
-            rule: A name of `RULES`.
+            name: Of `RULES` or `CONTROLS`.
             kind: ``"none"`` or ``"cosine"``, the schedule of the constant batch's rate.
 
         Returns:
             In the units of `Bench.loss_of`.
         """
         losses = []
-        for standing in self.over_rates(kind="rule", rule=rule):
+        for standing in self.over_rates(**place_of(name)):
             constant = self.best_constant(standing.rate, kind)
             if constant is not None:
                 losses.append(self.bench.loss_of(standing.test, constant.test))
@@ -194,6 +207,33 @@ class Field:
         return cost_to(
             outcome.curve(name), [sign * score for score in outcome.curve("validation_score")], sign * target
         )
+
+    def seconds(self, standing: Standing) -> float:
+        """Mean seconds of training, over the runs that had their core to themselves; nan where none had."""
+        return mean_of(one.number("seconds") for one in standing.outcomes if one.line not in self._slowed)
+
+    def seconds_to_target(self, outcome: Outcome, target: float) -> float:
+        """The same as `to_target`, in seconds; nan where the run did not have its core to itself."""
+        return math.nan if outcome.line in self._slowed else self.to_target(outcome, target, "seconds")
+
+    @cached_property
+    def _slowed(self) -> frozenset[int]:
+        """Log lines of runs that something else held up, by their seconds.
+
+        Such a run took several times as long for an update, and as long for a sample, as its contender does in the
+        median of its rates and seeds. A size that grew makes updates longer, but samples shorter.
+        """
+        found: dict[tuple[Any, ...], list[Outcome]] = {}
+        for trial, outcome in self.results.pairs():
+            found.setdefault(tuple(map(trial.place.get, _CONTENDER)), []).append(outcome)
+        lines = set()
+        for outcomes in found.values():
+            paces = [[_pace(one, unit) for one in outcomes] for unit in ("updates", "samples")]
+            limits = [_SLOWED * median(own) for own in paces]
+            for one, *pace in zip(outcomes, *paces, strict=True):
+                if all(value > limit for value, limit in zip(pace, limits, strict=True)):
+                    lines.add(one.line)
+        return frozenset(lines)
 
     @cached_property
     def learned(self) -> float:
@@ -229,6 +269,11 @@ class Field:
         if outcome.is_diverged or not math.isfinite(score):
             return chance
         return max(score, chance) if self.bench.metric.is_higher_better else min(score, chance)
+
+
+def _pace(outcome: Outcome, unit: str) -> float:
+    """Seconds for an update, or for a sample."""
+    return outcome.number("seconds") / max(1.0, outcome.number(unit))
 
 
 def fields_of(results: Results) -> list[Field]:
