@@ -108,12 +108,25 @@ class TestBudgets:
         [(22, 10, [10, 6, 6]), (20, 10, [10, 10]), (39, 10, [10, 10, 10, 9]), (31, 10, [10, 10, 6, 5]), (7, 7, [7])],
     )
     @pytest.mark.parametrize("budget", ["epochs", "samples"])
-    def test_even_ends_leave_no_batch_below_half_its_size(self, num_samples, batch_size, expected, budget):
+    def test_even_ends_leave_no_batch_below_half_of_a_constant_size(self, num_samples, batch_size, expected, budget):
         is_epoch = budget == "epochs"
         setup = Setup(num_samples=num_samples if is_epoch else 100, batch_size=batch_size, even_ends=True)
         records = setup.train(**{budget: 1 if is_epoch else num_samples})
         assert [r.batch_size for r in records] == expected
         assert {r.requested for r in records} == {batch_size}
+
+    def test_even_ends_halve_what_an_in_step_rule_would_leave(self):
+        rule = DrawUntil(more=10, enough=20)
+        sizes = [r.batch_size for r in Setup(rule, num_samples=33, batch_size=32, even_ends=True).train(epochs=1)]
+        assert sizes == [25, 8]  # 17 of 33, then 8 of the 16 that are left
+
+    def test_a_resumed_run_ends_its_epochs_as_it_began_them(self):
+        state = Setup(even_ends=True).controller.state_dict()
+        with pytest.raises(InvalidInputError, match="even_ends=True and this controller has even_ends=False"):
+            Setup().controller.load_state_dict(state)
+        old = Setup().controller.state_dict()
+        del old["even_ends"]
+        Setup().controller.load_state_dict(old)
 
     def test_steps_count_updates_not_micro_batches(self):
         assert len(Setup(micro_batch_size=3).train(steps=6)) == 6

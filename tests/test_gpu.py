@@ -14,7 +14,7 @@ pytestmark = [
 ]
 
 NUM_SAMPLES, STEPS = 64, 12
-"""Three epochs with batches of 16, so that what decides at an epoch's end does."""
+"""Three epochs with batches of 16: what decides at an epoch's end does, unless it has taken larger ones before."""
 
 
 def train(rule, device):

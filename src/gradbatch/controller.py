@@ -56,9 +56,11 @@ class Controller:
         batch_size: Size of the first batch, in samples.
         micro_batch_size: Most samples in one forward pass; by default the whole batch. A batch in one piece is
             the plain loop's own arithmetic.
-        even_ends: Halve what is left of an epoch, or of a budget of samples, where it is more than one batch and
-            less than two. By default the last batch is what the others leave, as a ``DataLoader``'s is; with sizes
-            that a rule chooses that may be a sample or two, and a full step on so few can undo much training.
+        even_ends: Halve what is left of an epoch, or of a budget of samples, where it is more than was asked for and
+            less than twice that. By default the last batch is what the others leave, as a ``DataLoader``'s is; with
+            sizes that a rule chooses that may be a sample or two, and a full step on so few can undo much training.
+            Such a batch is then rare, but not ruled out: a budget may end just behind an epoch. Rules that leave out
+            an epoch's short last batch, as `DBA` does when it counts what it selected, leave out both halves.
         estimator: How statistics are measured, see `Probe`: ``"auto"``, ``"layers"`` or ``"chunks"``. ``chunks``
             cuts a batch into at least four pieces where training would use fewer.
         sample_fraction: Measure this part of each batch only, see `Probe`.
@@ -321,6 +323,7 @@ class Controller:
         """
         if not isinstance(state, dict):
             raise InvalidInputError(f"`state` must be what `state_dict` returned, got {state!r}")
+        state = {"even_ends": False, **state}  # which there was not always
         for name, ours in self._fingerprint().items():
             if state.get(name) != ours:
                 raise InvalidInputError(
@@ -352,7 +355,12 @@ class Controller:
 
     def _fingerprint(self) -> dict[str, Any]:
         """What must be equal for a state to mean the same."""
-        return {"version": 1, "rule": kind_of(self._rule), "shadows": list(self._shadows)}
+        return {
+            "version": 1,
+            "rule": kind_of(self._rule),
+            "shadows": list(self._shadows),
+            "even_ends": self._even_ends,
+        }
 
     def _position(self, unit: str) -> int:
         """Where training stands, in the unit of a budget."""
@@ -389,7 +397,7 @@ class Controller:
         """The micro-batches of one batch of at most ``most`` samples."""
         started = time.perf_counter()
         before = self._progress(0, self._next_size)
-        size = self._size_of_next(most)
+        size = self._available(self._next_size, most)
         quantities, own = self._required(before)
         batch = self._batch = Batch(before, quantities, size, most, started, self._state)
         self._meter.begin_batch(quantities, own)
@@ -415,9 +423,8 @@ class Controller:
                 "`controller.backward(loss)`"
             )
 
-    def _size_of_next(self, most: int) -> int:
-        """The size the rule asked for, or less where an epoch or the budget, of ``most`` samples, ends."""
-        asked = self._next_size
+    def _available(self, asked: int, most: int) -> int:
+        """The samples asked for, or fewer where the epoch ends, or the budget, of which ``most`` are left."""
         left = self._stream.available(min(2 * asked if self._even_ends else asked, most))
         return left if left <= asked else math.ceil(left / 2)
 
@@ -452,7 +459,7 @@ class Controller:
     def _grow(self, batch: Batch, more: int) -> bool:
         """Make room for ``more`` samples in the batch; false where none are left."""
         room = batch.most - batch.drawn
-        more = self._stream.available(min(more, room)) if room > 0 else 0
+        more = self._available(more, room) if room > 0 else 0
         if more == 0:
             return False
         if (shrink := batch.grow(more)) != 1:

@@ -126,7 +126,7 @@ def _batch_size(runs: Sequence[Run], names: Sequence[str], axis: str) -> FigureT
     limits = None if scale == "log2" else (0.0, 1.15 * float(np.nanmax(sizes)))
     overlap = len(runs) > _FEW
     panel = Panel(title="Batch size", x_label=AXES[axis], curves=curves, scale=scale, y_limits=limits, overlap=overlap)
-    caption = "In samples, as the rule requested; an epoch’s last batch may be shorter."
+    caption = "In samples, as the rule requested; at an epoch’s end batches may be shorter."
     return FigureText(title="Batch size", caption=caption, panel=panel)
 
 

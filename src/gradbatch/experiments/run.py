@@ -232,8 +232,9 @@ def settings_of(folder: Path, changes: dict[str, Any]) -> TrainSettings:
     Raises:
         InvalidInputError: If a change would make it another run.
     """
-    # Runs of before there were such settings had none.
-    stored = {"shadow": [], "even_ends": False} | RunFolder(folder).read_manifest()["settings"]
+    # Runs of before there was a setting had its default.
+    defaults = {item.name: _plain(item.default) for item in fields(TrainSettings)}
+    stored = defaults | RunFolder(folder).read_manifest()["settings"]
     for name, value in changes.items():
         if name not in _FREE_ON_RESUME and _plain(value) != stored.get(name):
             raise InvalidInputError(
@@ -250,7 +251,7 @@ def settings_of(folder: Path, changes: dict[str, Any]) -> TrainSettings:
                 "go on without another budget"
             )
         stored |= dict.fromkeys(("epochs", "samples", "steps"))
-    values = {item.name: stored[item.name] for item in fields(TrainSettings) if item.name in stored}
+    values = {name: stored[name] for name in defaults}
     values["set"], values["shadow"] = tuple(values["set"]), tuple(values["shadow"])
     values["data_dir"] = None if values["data_dir"] is None else Path(values["data_dir"])
     return TrainSettings(**values | changes | {"out": folder, "resume": True})

@@ -251,7 +251,7 @@ def _tallied(
     # If its last batch was not asked about, an epoch is over with the batch after it, which is none of its own.
     is_late = epoch > state["epoch"] and bool(state["selected"])
     selected: list[list[int]] = [] if is_late else [list(pair) for pair in state["selected"]]
-    if statistics.num_samples == progress.batch_size:  # not the short last batch of an epoch
+    if statistics.num_samples == progress.batch_size:  # not the short batches of an epoch's end
         selected = _counted(selected, counts)
     if is_late:
         return selected, state["selected"]

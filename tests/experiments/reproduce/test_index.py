@@ -47,7 +47,7 @@ def test_pages_without_claims_are_linked_and_summaries_shown(tmp_path):
 
 
 def test_the_claims_of_each_paper_are_counted_without_ours(tmp_path):
-    first, second = experiment("one", "holds", "open", paper="DBA"), experiment("two", "holds", paper="DBA")
+    first, second = experiment("one", "holds", "undecided", paper="DBA"), experiment("two", "holds", paper="DBA")
     ours = experiment("three", "does not hold")
     mixed = experiment("four", "in part", paper="CABS")
     question = replace(mixed.claims[0], is_ours=True)
@@ -55,6 +55,6 @@ def test_the_claims_of_each_paper_are_counted_without_ours(tmp_path):
     for one in own:
         run(one, tmp_path, "full")
     text = index_of(own, tmp_path)
-    assert "| claims of | holds | in part | does not hold | open |" in text
-    assert "| DBA | 2 | – | – | 1 |\n| CABS | – | 1 | – | – |\n" in text
+    assert "| judged claims of | holds | in part | does not hold | undecided | open |" in text
+    assert "| DBA | 2 | – | – | 1 | – |\n| CABS | – | 1 | – | – | – |\n" in text
     assert "claims of" not in index_of([ours], tmp_path)

@@ -21,8 +21,8 @@ def test_nothing_is_said_of_rates_at_which_ba_never_drew():
     idle = [*at(0.005, run([1, 0.1])), *at(0.01, run([1, 0.05], DREW)), *at(0.02, run([1, 0.01], DREW))]
     for judge in (WELL, FASTER):
         verdict = judge(results(*idle))
-        assert verdict.answer == "open"
-        assert verdict.evidence.startswith("at 0.005 BA-Momentum never drew")
+        assert verdict.answer == "undecided"
+        assert verdict.evidence.startswith("at 0.005 BA-Momentum hardly draws")
         assert "at 0.01 BA" not in verdict.evidence
 
 

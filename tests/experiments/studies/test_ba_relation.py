@@ -1,4 +1,5 @@
 from experiments.reproduce.outcomes import outcome, results
+from experiments.studies.sizes import plain, sized
 from gradbatch.experiments.reproduce.experiment import Plot, Table
 from gradbatch.experiments.studies.ba_relation import EXPERIMENTS
 
@@ -7,14 +8,15 @@ CODE = "BA, code's stop"
 
 
 def run(score, loss=0.5):
-    return outcome(test_score=[score], validation_score=[score], train_loss=[loss])
+    return sized(outcome(test_score=[score], validation_score=[score], train_loss=[loss]), 32, 64)
 
 
 def at(optimizer, **runs):
     names = {"code": CODE, "paper": "BA, paper's stop", "manual": "Manual"} | {
         f"mini{n}": f"Mini-{n}" for n in (32, 64, 128, 256)
     }
-    return [({"optimizer": optimizer, "variant": names[name]}, own) for name, own in runs.items()]
+    named = ((names[name], own) for name, own in runs.items())
+    return [({"optimizer": optimizer, "variant": variant}, plain(variant, own)) for variant, own in named]
 
 
 def test_claims_are_judged_for_each_optimizer():

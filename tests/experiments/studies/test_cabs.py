@@ -75,7 +75,7 @@ def test_less_sensitive_means_less_spread_than_the_steadiest_constant_batch(exac
         ((0.9, 0.6), (0.9, 0.8), (0.9, 0.8), "holds"),  # though the other constant batch is as steady as can be
         ((0.9, 0.6), (0.9, 0.8), (0.1, 0.1), "in part"),
         ((0.9, 0.6), (None, None), (0.1, 0.1), "does not hold"),
-        ((0.3, 0.2), (0.9, 0.8), (0.9, 0.8), "open"),
+        ((0.3, 0.2), (0.9, 0.8), (0.9, 0.8), "undecided"),
     ],
 )
 def test_what_stays_at_chance_is_not_steady(constant, exact, position, answer):

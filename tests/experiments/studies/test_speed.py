@@ -43,7 +43,7 @@ def test_claims_hold_on_all_subjects_or_in_part():
 def test_nothing_is_said_without_a_contender():
     lacking = raced(CABS=1.5)
     del lacking.values["contenders"]["DBA norm"]
-    assert answers(lacking) == ["holds", "open", "open", "does not hold"]
+    assert answers(lacking) == ["holds", "undecided", "undecided", "does not hold"]
     verdict = SPEED.claims[1].judge(results(({"subject": "net"}, lacking)))
     assert verdict.evidence == "net: DBA norm took no part"
 

@@ -57,11 +57,12 @@ class Verdict(NamedTuple):
     """What became of a claim.
 
     Attributes:
-        answer: Whether it holds; ``"open"`` where what it takes was not run.
+        answer: Whether it holds; ``"undecided"`` where what was run says nothing of it, ``"open"`` where what it
+            takes was not run.
         evidence: The numbers that say so, in a few words.
     """
 
-    answer: Literal["holds", "in part", "does not hold", "open"]
+    answer: Literal["holds", "in part", "does not hold", "undecided", "open"]
     evidence: str
 
 
@@ -102,7 +103,7 @@ class Experiment:
         trials: The runs, by scale.
         blocks: The page's tables and figures, from the outcomes alone.
         claims: What is to be judged, the main claim first.
-        why: What we take the reasons to be, once full runs are in; Markdown, and no more than our reading of them.
+        why: What we take the reasons to be, once all full runs are in; Markdown, and no more than our reading of them.
         summary: What the page above all shows of it; nothing by default.
         is_timed: Whether its numbers are times, so that its trials have the machine to themselves.
         paper: The short name of whose claims it puts to the test; empty where none but ours.

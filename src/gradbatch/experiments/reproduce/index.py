@@ -69,7 +69,7 @@ def _by_paper(found: Sequence[tuple[Experiment, Drawn]]) -> str:
     if not answers:
         return ""
     rows = [(paper, *(str(own.count(answer) or "–") for answer in _WORDS)) for paper, own in answers.items()]
-    return table(("claims of", *_WORDS), rows)
+    return table(("judged claims of", *_WORDS), rows)
 
 
 def _row(experiment: Experiment, found: Drawn) -> tuple[str, ...]:
@@ -102,6 +102,7 @@ _WORDS = {
     "holds": ("holds", "hold"),
     "in part": ("in part", "in part"),
     "does not hold": ("does not", "do not"),
+    "undecided": ("undecided", "undecided"),
     "open": ("open", "open"),
 }
 _LEAD = (
@@ -110,7 +111,8 @@ _LEAD = (
     "beside the papers' numbers, and the commands that repeat it."
 )
 _FOOT = (
-    "[How to read the pages](../reading-results.md). A claim is open while it waits for runs, or where they do not "
-    "decide it. *Quick* runs only show that the machinery works. `gradbatch reproduce NAME --scale full` goes on with "
-    "an experiment, `gradbatch reproduce all --draw` draws these pages from the committed logs."
+    "[How to read the pages](../reading-results.md). A claim is judged on each page that puts it to the test: "
+    "undecided where the runs say nothing of it, open while they are missing. *Quick* runs only show that the "
+    "machinery works. `gradbatch reproduce NAME --scale full` goes on with an experiment, `gradbatch reproduce all "
+    "--draw` draws these pages from the committed logs."
 )

@@ -100,7 +100,7 @@ def page_of(experiment: Experiment, scale: Scale, results: Results, logs: Path =
     if experiment.claims:
         parts += ["## What holds", _claims_table(experiment, scale, results), _IN_PART]
     body = laid_out(experiment.name, experiment.blocks(results))
-    if experiment.why and scale == "full":
+    if experiment.why and scale == "full" and results.is_complete:
         parts += ["## Why, as far as we can tell", experiment.why.strip()]
     parts += ["## What came out", body.text, "## How to repeat it", _provenance(experiment, scale, results, logs)]
     return Page(text="\n\n".join(filter(None, parts)) + "\n", figures=body.figures)

@@ -354,7 +354,9 @@ EXPERIMENTS: Sequence[Experiment] = (
         blocks=_timed_blocks,
         why="The learning rate per sample is on the same schedule with AdaBatch and with the small batch, so that both "
         "train alike, AdaBatch with fewer updates; the large batch has the small one's rate and a sixteenth of its "
-        "updates. A core is as busy with batches of 128 as with larger ones, which save it nothing.",
+        "updates. A core is as busy with batches of 128 as with larger ones, which save it little or "
+        "nothing: that the whole run was faster rests on one of the three runs with the small batch, which something "
+        "held up.",
         claims=_TIMED_CLAIMS,
         is_timed=True,
         device="cpu",

@@ -218,11 +218,11 @@ EXPERIMENTS: Sequence[Experiment] = (
         trials=_decrease_trials,
         blocks=_decreases,
         why="A batch's own squared gradient contains its noise, tr Σ/m on average, and so promises too large a mean "
-        "where the noise is of the size of the signal. The same happens to the spread: most of the variance that "
-        "a batch predicts is tr(Σ²)/m, its own noise seen through the covariance, as the second table takes "
-        "apart; with the expected values in the formula it is right. The paper's 7.6 has the other sign: it takes "
-        "a covariance without its products, a second division by √m, or both, and which of them the paper has is "
-        "not known.",
+        "where the noise is of the size of the signal. The same happens to the spread: after 10 updates "
+        "most of the variance that a batch predicts is tr(Σ²)/m, its own noise seen through the covariance, as the "
+        "second table takes apart (after 1,000, skewness has the larger part); with the expected values in the "
+        "formula it is right. The paper's 7.6 has the other sign: it takes a covariance without its products, a "
+        "second division by √m, or both, and which of them the paper has is not known.",
         claims=(
             Claim(
                 text="Over batches, the first-order decrease of the objective is normally distributed.",

@@ -125,7 +125,7 @@ def _judge_earlier(results: Results) -> Verdict:
     texts = "; ".join(f"{v}: {', '.join(map(_epoch_text, own.values()))}" for v, own in booms.items())
     evidence = f"epochs of the boom at 0.005, 0.01, 0.02: {texts}"
     if (why := _too_short(results)) and not _any_boom(booms):
-        return Verdict("open", f"{evidence}{why}")
+        return Verdict("undecided", f"{evidence}{why}")
     checks = [all(after < before for before, after in itertools.pairwise(own.values())) for own in booms.values()]
     return Verdict(answer_of(checks), evidence)
 
@@ -139,7 +139,7 @@ def _judge_together(results: Results) -> Verdict:
     )
     evidence = f"epochs, code's stop and paper's: {texts}"
     if (why := _too_short(results)) and not _any_boom(booms):
-        return Verdict("open", f"{evidence}{why}")
+        return Verdict("undecided", f"{evidence}{why}")
     near = 0.1 * NUM_EPOCHS
     return Verdict(answer_of([abs(booms[v][lr] - flat[lr]) <= near for v in BA for lr in GOOD]), evidence)
 

@@ -24,6 +24,7 @@ from gradbatch.experiments.studies.ba_variants import (
     BA,
     BA_CODE,
     BA_PAPER,
+    IF_DREW,
     SOURCE,
     STOPS,
     hardly_drew,
@@ -169,7 +170,7 @@ def _judge_well(results: Results) -> Verdict:
     texts = ", ".join(f"{v} at {lr:g}: {loss:.3g}" for (v, lr), loss in losses.items())
     evidence = f"final training losses, to be below {_WELL:.3g}: {texts}"
     if idle := _idle(results):
-        return Verdict("open", f"{idle}. {evidence}")
+        return Verdict("undecided", f"{idle}. {evidence}")
     return Verdict(answer_of([loss < _WELL for loss in losses.values()]), evidence)
 
 
@@ -187,7 +188,7 @@ def _judge_faster(results: Results) -> Verdict:
     texts = "; ".join(f"{v} {', '.join(f'{loss:.3g}' for loss in own)}" for v, own in losses.items())
     evidence = f"at 0.005, 0.01, 0.02: {texts}"
     if idle := _idle(results):
-        return Verdict("open", f"{idle}. {evidence}")
+        return Verdict("undecided", f"{idle}. {evidence}")
     checks = [all(after < before for before, after in itertools.pairwise(own)) for own in losses.values()]
     return Verdict(answer_of(checks), evidence)
 
@@ -216,20 +217,21 @@ EXPERIMENTS: Sequence[Experiment] = (
         about=_ABOUT,
         trials=rate_trials,
         blocks=_figure4,
-        why="The first-order model of BA has a step's promised decrease far above its noise as long as a batch of 32 "
-        "still points downhill, and on a training set that can be fitted exactly it does to the end: all "
-        "gradients vanish together. At 0.05 a small network in PyTorch's initialisation trains well; the paper's "
-        "has weights from N(0, 0.01²), which is a reason why its training may fail there and ours does not.",
+        why="BA hardly draws at any rate. Its first-order model has a step's promised decrease far above its noise as "
+        "long as a batch of 32 still points downhill, and on a training set that can be fitted exactly it does to the "
+        "end: all gradients vanish together. At 0.05 a small network in PyTorch's initialisation trains well; the "
+        "paper's has weights from N(0, 0.01²), which is a reason why its training may fail there and ours does not.",
         claims=(
             Claim(
                 text="BA-Momentum trains well at rates from 0.005 to 0.02.",
-                criterion=f"all final training losses are below {_WELL:.3g}, a tenth of that of a guess",
+                criterion=f"all final training losses are below {_WELL:.3g}, a tenth of that of a guess; {IF_DREW}",
                 judge=_judge_well,
                 place=JUDGED,
             ),
             Claim(
                 text="The larger of these rates ends with the lower loss.",
-                criterion="with each stop, the final training loss falls from each rate to the next larger one",
+                criterion="with each stop, the final training loss falls from each rate to the next larger one; "
+                f"{IF_DREW}",
                 judge=_judge_faster,
                 place=JUDGED,
             ),

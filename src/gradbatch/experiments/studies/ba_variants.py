@@ -3,7 +3,6 @@
 import itertools
 import math
 from collections.abc import Mapping
-from statistics import mean
 from typing import Any
 
 from gradbatch.experiments.curves import Points
@@ -30,6 +29,7 @@ __all__ = [
     "BA_CODE",
     "BA_PAPER",
     "GROWN",
+    "IF_DREW",
     "MOMENTA",
     "SOURCE",
     "STOPS",
@@ -167,27 +167,27 @@ GROWN = 1.25
 
 
 def hardly_drew(results: Results, optimizer: str) -> str:
-    """Why nothing can be said of BA where next to none of its batches is larger than the first.
+    """Why nothing can be said of BA where a stop's batches are hardly larger than those of Mini-32.
 
     Args:
-        results: What came out with one optimizer.
+        results: What came out with one optimizer, of Mini-32 and both stops.
         optimizer: Its name, of `MOMENTA`.
 
     Returns:
-        A sentence; empty where the mean batch of a run is larger by a hundredth.
+        A sentence; empty where the mean batch of both stops is larger by a hundredth.
     """
-    courses = [outcome.values["course"] for variant in BA for outcome in results.of(variant=variant)]
-    middle = max(mean(course["mean"]) for course in courses)
-    if middle > _DREW * 32:
+    sizes = {variant: mean_of(map(mean_size, results.of(variant=variant))) for variant in ("Mini-32", *BA)}
+    if all(sizes[variant] > _DREW * sizes["Mini-32"] for variant in BA):
         return ""
-    is_idle = max(max(course["largest"]) for course in courses) <= 32
-    how_often = "never drew" if is_idle else f"hardly drew, with {middle:.2f} samples a batch,"
-    updates = max(course["updates"][-1] for course in courses)
-    return f"BA-{optimizer} {how_often} in up to {updates:,} updates, and is Mini-32"
+    texts = ", ".join(f"{variant} {size:.2f}" for variant, size in sizes.items())
+    return f"BA-{optimizer} hardly draws (samples an update: {texts})"
 
 
 _DREW = 1.01
-"""Times 32 samples: mean batch from which on BA counts as more than Mini-32."""
+"""Times Mini-32's mean batch: from which on BA counts as more than that."""
+
+IF_DREW = "undecided where a stop's mean batch is not a hundredth larger than Mini-32's"
+"""For criteria."""
 
 
 def judge_level(optimizer: str, *, num_test: int, score: str, **place: Any) -> Claim:
@@ -200,7 +200,7 @@ def judge_level(optimizer: str, *, num_test: int, score: str, **place: Any) -> C
         **place: Where in the tables.
 
     Returns:
-        The claim; open where BA is no more than a fixed batch of 32.
+        The claim.
     """
 
     def judge(results: Results) -> Verdict:
@@ -209,7 +209,7 @@ def judge_level(optimizer: str, *, num_test: int, score: str, **place: Any) -> C
         texts = ", ".join(f"{name} {percent(means[name])}" for name in BA)
         evidence = f"{texts}; best fixed batch: {top} {percent(means[top])}, in per cent"
         if idle := hardly_drew(results, optimizer):
-            return Verdict("open", f"{idle}. {evidence}")
+            return Verdict("undecided", f"{idle}. {evidence}")
         chance = 2 * math.sqrt(2 * means[top] * (1 - means[top]) / num_test)
         return Verdict(
             answer_of([means[name] > means[top] - chance for name in BA]),
@@ -219,7 +219,7 @@ def judge_level(optimizer: str, *, num_test: int, score: str, **place: Any) -> C
     return Claim(
         text=f"BA-{optimizer}'s best {score} is level with that of the best fixed batch.",
         criterion=f"with each stop, it lies less than two standard errors of a difference on {num_test:,} test samples "
-        "below",
+        f"below; {IF_DREW}",
         judge=judge,
         place={**place, "optimizer": optimizer},
     )
@@ -261,7 +261,7 @@ def judge_loss_rank(text: str, optimizer: str, *, rank: int, **place: Any) -> Cl
         **place: Where in the tables.
 
     Returns:
-        The claim; open where BA is no more than a fixed batch of 32.
+        The claim.
     """
 
     def judge(results: Results) -> Verdict:
@@ -269,11 +269,11 @@ def judge_loss_rank(text: str, optimizer: str, *, rank: int, **place: Any) -> Cl
         ordered = sorted(losses.items(), key=lambda item: item[1])
         evidence = "final training losses: " + ", ".join(f"{name} {loss:.3g}" for name, loss in ordered)
         if idle := hardly_drew(results, optimizer):
-            return Verdict("open", f"{idle}. {evidence}")
+            return Verdict("undecided", f"{idle}. {evidence}")
         others = [loss for name, loss in losses.items() if name not in BA]
         places = {name: 1 + sum(other < losses[name] for other in others) for name in BA}
         return Verdict(answer_of([math.isfinite(losses[name]) and places[name] <= rank for name in BA]), evidence)
 
     most = "none" if rank == 1 else f"at most {rank - 1}"
-    criterion = f"with each stop, of the fixed batches and Manual {most} ends with a lower training loss"
+    criterion = f"with each stop, of the fixed batches and Manual {most} ends with a lower training loss; {IF_DREW}"
     return Claim(text=text, criterion=criterion, judge=judge, place={**place, "optimizer": optimizer})

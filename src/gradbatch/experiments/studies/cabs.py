@@ -128,7 +128,7 @@ def _judge_sensitivity(results: Results) -> Verdict:
     # What stays at chance at every rate is steady, but has not trained.
     learned = {name for name in spreads if mean(map(end, results.of(variant=name))) > 3 * CHANCE}
     if learned.isdisjoint(constants):
-        return Verdict("open", f"no constant batch came to {percent(3 * CHANCE)} % on average over the rates")
+        return Verdict("undecided", f"no constant batch came to {percent(3 * CHANCE)} % on average over the rates")
     steadiest = min(spreads[name] for name in constants if name in learned)
     flags = [name in learned and spreads[name] < steadiest for name in _CABS]
     span = f"{min(rates):g} to {max(rates):g}"

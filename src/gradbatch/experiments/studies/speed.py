@@ -143,7 +143,7 @@ def _judge(text: str, criterion: str, pairs: Sequence[tuple[str, str]], holds: C
         for one, outcome in results.pairs():
             subject = one.place["subject"]
             if absent := {name for pair in pairs for name in pair} - outcome.values["contenders"].keys():
-                return Verdict("open", f"{subject}: {', '.join(sorted(absent))} took no part")
+                return Verdict("undecided", f"{subject}: {', '.join(sorted(absent))} took no part")
             factors = {name: median(ratios(outcome, name, other)) for name, other in pairs}
             flags += map(holds, factors.values())
             factors_text = ", ".join(f"{name} {factor:.2f} times" for name, factor in factors.items())
