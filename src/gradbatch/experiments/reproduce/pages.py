@@ -226,6 +226,6 @@ def _machine(outcome: Outcome) -> str:
     known = outcome.provenance
     gpu = "" if known.get("device", "cpu") == "cpu" else f", {known['device']}"
     return (
-        f"{known.get('processor', '')}, {known.get('num_cpus', '')} cores{gpu}, runs at a time with a thread each: "
-        f"{known.get('jobs', '')}"
+        f"{known.get('processor', '')}, {known.get('num_cpus', '')} cores{gpu}, {known.get('jobs', '')} at a time with "
+        "a thread each"
     )

@@ -54,7 +54,8 @@ BA = (BA_CODE, BA_PAPER)
 BA_ACCEPTS = "BA, accepts overshoots"
 """The paper's stop, where the batch is accepted as it is once its step would be over twice the distance."""
 
-VARIANTS = (*_FIXED, "Manual", *BA)
+_MANUAL = "Manual"
+VARIANTS = (*_FIXED, _MANUAL, *BA)
 """In the order of the tables."""
 
 STOPS = (
@@ -83,7 +84,7 @@ def variant_settings(variant: str, *, momentum: float, epochs: int) -> dict[str,
     common = {"momentum": momentum, "epochs": epochs, "batch_size": 32}
     if variant in _FIXED:
         return common | {"batch_size": int(variant.removeprefix("Mini-"))}
-    if variant == "Manual":
+    if variant == _MANUAL:
         milestones = (f"{quarter * epochs / 4:g}:{32 * 2**quarter}" for quarter in range(4))
         return common | {"rule": "schedule", "set": (f"table={' '.join(milestones)}",)}
     stop = "code" if variant == BA_CODE else "paper"
@@ -204,10 +205,11 @@ def judge_level(optimizer: str, *, num_test: int, score: str, **place: Any) -> C
     """
 
     def judge(results: Results) -> Verdict:
-        means = {v: mean_of(map(best, results.of(variant=v))) for v in (*_FIXED, *BA)}
+        means = {v: mean_of(map(best, results.of(variant=v))) for v in VARIANTS}
         top = max(_FIXED, key=means.__getitem__)
         texts = ", ".join(f"{name} {percent(means[name])}" for name in BA)
-        evidence = f"{texts}; best fixed batch: {top} {percent(means[top])}, in per cent"
+        manual = f"{_MANUAL} {percent(means[_MANUAL])}"
+        evidence = f"{texts}; best fixed batch: {top} {percent(means[top])}; {manual}; in per cent"
         if idle := hardly_drew(results, optimizer):
             return Verdict("undecided", f"{idle}. {evidence}")
         chance = 2 * math.sqrt(2 * means[top] * (1 - means[top]) / num_test)

@@ -202,7 +202,7 @@ EXPERIMENTS: Sequence[Experiment] = (
     Experiment(
         name="speed",
         log="speed",
-        title="What rules cost, and what the ways of their authors cost",
+        title="What rules cost, and what their authors' own ways of computing cost",
         source=_SOURCE,
         about=f"Training steps on one CPU thread. {_ABOUT.strip()}",
         trials=_trials(_SUBJECTS, rounds=15, seconds=0.5),
@@ -214,7 +214,7 @@ EXPERIMENTS: Sequence[Experiment] = (
     Experiment(
         name="speed-gpu",
         log="speed-gpu",
-        title="What rules cost on a GPU, and what the ways of their authors cost",
+        title="What rules cost on a GPU, and what their authors' own ways of computing cost",
         source=_SOURCE,
         about=f"Training steps on a GPU, all data in its memory, in float32 (convolutions in TF32, as is PyTorch's "
         f"default). {_ABOUT.strip()}",
