@@ -1,15 +1,17 @@
 from experiments.studies.fields import field
-from gradbatch.experiments.studies.advice import advice
+from gradbatch.experiments.studies.advice import advice, by_task
 
 
 def test_the_answer_names_one_rule_and_says_what_cannot_be_told():
-    _, text, goals, tasks, costs = advice(field().results)
+    own = field().results
+    (_, text, goals), (tasks, costs) = advice(own), by_task(own)
     # All rules lose 2 points at the same rate, 3 to a decay and 5.5 to a search, with every seed alike.
-    assert "against the best constant batch at the same rate, `NoiseFloor()` is worse on digits." in text
+    assert "against the best constant batch at the same rate, `NoiseFloor()` is worse on digits (+2.00)." in text
     assert "(64 sizes, rates and schedules here)" in text
     assert "On 1 of 1 tasks the search ended at the edge of its grid" in text  # 4 samples
     assert "No rule reaches all of the goals below, so that we recommend none as a default." in text
-    assert "1 of 7 tasks are in. Each was run with 3 seeds (digits)" in text
+    assert "1 of 7 tasks are in, with 3 seeds (digits)" in text
+    assert "this share of what it does with the best constant batch: 0.25 on digits." in text
     assert goals.head == ["goal", "`noise-floor`", "`noise-floor, the budget known`", "`cabs`"]
     assert [row[1] for row in goals.rows] == ["0 of 1 (none †)", "0 of 1 (none †)", "1 of 1 (none †)"]
     numbers = {(row[0], row[1]): row[2] for row in tasks.rows}
@@ -29,8 +31,9 @@ def test_what_the_seeds_do_not_agree_on_is_undecided():
         return 0.05 * (place["seed"] - 1) if place["kind"] == "rule" else 0.0
 
     text = advice(field(shift=jittered).results)[1]
-    assert "`NoiseFloor()` is undecided on digits." in text
+    assert "`NoiseFloor()` is undecided on digits (+2.00)." in text
 
 
 def test_nothing_is_said_before_a_task_is_whole():
-    assert advice(field(lambda place: place.get("rule") == "cabs").results) == []
+    begun = field(lambda place: place.get("rule") == "cabs").results
+    assert advice(begun) == by_task(begun) == []

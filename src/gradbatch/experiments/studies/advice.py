@@ -22,7 +22,7 @@ from gradbatch.experiments.studies.goals import ENOUGH, ENOUGH_UNTOUCHED, GOALS,
 from gradbatch.experiments.studies.ranking import whole_fields
 from gradbatch.experiments.studies.standings import Field
 
-__all__ = ["advice"]
+__all__ = ["advice", "by_task"]
 
 _OURS, _BUDGETED = "noise-floor", "noise-floor, the budget known"
 """Our own rule, and its variant that is told when training ends."""
@@ -43,28 +43,41 @@ _ROWS: Sequence[tuple[str, Number, Callable[[float], str], Sequence[str]]] = (
 
 
 def advice(results: Results) -> list[Block]:
-    """What the page above all says: an answer, the goals, and the numbers by task.
+    """What the page above all says: an answer and the goals.
 
     Args:
         results: Of the comparison.
 
     Returns:
-        A heading, sentences and tables, over the tasks with SGD on which everything was run; nothing without such a
+        A heading, sentences and a table, over the tasks with SGD on which everything was run; nothing without such a
         task.
     """
     fields = whole_fields(results)
-    if not fields:
-        return []
-    return ["## What to use", _words(fields), _goals(results), _by_task(fields), _costs(fields)]
+    return ["## What to use", _words(fields), _goals(results)] if fields else []
+
+
+def by_task(results: Results) -> list[Block]:
+    """The numbers behind the answer, task by task.
+
+    Args:
+        results: Of the comparison.
+
+    Returns:
+        Tables over the same tasks; nothing without one.
+    """
+    fields = whole_fields(results)
+    return [_numbers(fields), _costs(fields)] if fields else []
 
 
 def _words(fields: Sequence[Field]) -> str:
     """The answer in sentences."""
     num_cells = [2 * len(field.rates) * len(field.bench.sizes) for field in fields]
+    spreads = ", ".join(f"{two_digits(spread_ratio(field, _BUDGETED))} on {_name(field)}" for field in fields)
     return (
         "`NoiseFloor` is our own rule: it averages more samples where noise keeps the loss from falling; elsewhere it "
         "takes 16 and raises the learning rate, up to eightfold ([derivation](../noise-floor.md)). You choose the "
-        f"first rate. {_recommended(fields)} With SGD:\n\n"
+        f"first rate. {_recommended(fields)} With SGD, in brackets what it loses, in points or in per cent of a loss, "
+        "less than 0 where it gains:\n\n"
         "- **You do not know when training ends:** against the best constant batch at the same rate, `NoiseFloor()` is "
         f"{_compared(fields, matched, _OURS)}.\n"
         "- **You know it:** against the best cosine decay at the same rate, `NoiseFloor(budget=samples)` is "
@@ -72,10 +85,13 @@ def _words(fields: Sequence[Field]) -> str:
         f"- **You can afford a search** ({_from_to(num_cells)} sizes, rates and schedules here): against what it "
         f"finds, `NoiseFloor(budget=samples)` at the best of its rates is {_compared(fields, searched, _BUDGETED)}. "
         f"On {_at_edge(fields)} of {len(fields)} tasks the search ended at the edge of its grid, so that a larger one "
-        "may find better.\n\n"
-        f"{len(fields)} of {len(BENCHES)} tasks are in. Each was run with {_seeds(fields)}; what is within the "
-        "chance of the seeds, or of the test set where there is one, is undecided. All see the same number of "
-        "samples, on a CPU, which favours small batches. All rules beside each other: [the comparison](regret.md)."
+        "may find better.\n"
+        "- **You fear a wrong rate:** over a 30-fold range of rates the score with `NoiseFloor(budget=samples)` "
+        f"varies by this share of what it does with the best constant batch: {spreads}.\n\n"
+        f"{len(fields)} of {len(BENCHES)} tasks are in, with {_seeds(fields)}; what is within the chance of the seeds, "
+        "or of the test set where there is one seed, is undecided. † tasks that `NoiseFloor` was not developed on. All "
+        "see the same number of samples, on a CPU, which favours small batches. All rules, constant batches beside "
+        "them, and costs in samples, updates and seconds: [the comparison](regret.md)."
     )
 
 
@@ -92,7 +108,8 @@ def _compared(fields: Sequence[Field], regret: Number, name: str) -> str:
     parts: dict[str, list[str]] = {answer: [] for answer in _COMPARED}
     for field in fields:
         loss, chance = regret(field, name), chance_of(regret, field, name)
-        parts["worse" if loss > chance else "better" if loss < -chance else "undecided"].append(_name(field))
+        answer = "worse" if loss > chance else "better" if loss < -chance else "undecided"
+        parts[answer].append(f"{_name(field)} ({signed(loss)})")
     return "; ".join(f"{answer} on {_and(tasks)}" for answer, tasks in parts.items() if tasks)
 
 
@@ -119,7 +136,7 @@ def _goals(results: Results) -> Table:
     head = [f"`{rule}`{', Adam' if optimizer == 'adam' else ''}" for rule, optimizer in columns]
     caption = (
         f"Tasks on which a goal is reached; it was to be on {ENOUGH} of {len(BENCHES)}, {ENOUGH_UNTOUCHED} of them "
-        "tasks that `noise-floor` was not developed on (†)."
+        "with a †."
     )
     return Table(caption=caption, head=["goal", *head], rows=rows)
 
@@ -132,7 +149,7 @@ def _reached(goal: Goal, fields: Sequence[Field], rule: str) -> str:
     return f"{len(reached.met)} of {len(fields)}{among}"
 
 
-def _by_task(fields: Sequence[Field]) -> Table:
+def _numbers(fields: Sequence[Field]) -> Table:
     """A few contenders on each task, in the task's own unit."""
     rows = [
         [question if index == 0 else "", f"`{name}`", *(_cell(field, number, write, name) for field in fields)]

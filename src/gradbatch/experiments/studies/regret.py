@@ -7,7 +7,7 @@ from functools import partial
 from gradbatch.experiments.reproduce.cells import mean_of, one_digit, signed, two_digits, whole
 from gradbatch.experiments.reproduce.experiment import Block, Claim, Experiment, Table, Verdict
 from gradbatch.experiments.reproduce.results import Results
-from gradbatch.experiments.studies.advice import advice
+from gradbatch.experiments.studies.advice import advice, by_task
 from gradbatch.experiments.studies.benches import BENCHES, Bench
 from gradbatch.experiments.studies.contest import CONTROLS, RULES, contest, place_of
 from gradbatch.experiments.studies.gains import (
@@ -70,6 +70,8 @@ def _summary(results: Results, title: str, number: Number, averaged: Number, wri
 def _blocks(results: Results) -> list[Block]:
     """All tasks in a few tables."""
     return [
+        "### The answer by task",
+        *by_task(results),
         "### All in a few numbers",
         ranking(results),
         *([_READING] if len(whole_fields(results)) == len(BENCHES) else []),
