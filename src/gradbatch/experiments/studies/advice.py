@@ -53,7 +53,7 @@ def advice(results: Results) -> list[Block]:
         task.
     """
     fields = whole_fields(results)
-    return ["## What to use", _words(fields), _goals(results)] if fields else []
+    return ["## What to use", _words(results, fields), _goals(results)] if fields else []
 
 
 def by_task(results: Results) -> list[Block]:
@@ -69,14 +69,14 @@ def by_task(results: Results) -> list[Block]:
     return [_numbers(fields), _costs(fields)] if fields else []
 
 
-def _words(fields: Sequence[Field]) -> str:
+def _words(results: Results, fields: Sequence[Field]) -> str:
     """The answer in sentences."""
     num_cells = [2 * len(field.rates) * len(field.bench.sizes) for field in fields]
     spreads = ", ".join(f"{two_digits(spread_ratio(field, _BUDGETED))} on {_name(field)}" for field in fields)
     return (
         "`NoiseFloor` is our own rule: it averages more samples where noise keeps the loss from falling; elsewhere it "
         "takes 16 and raises the learning rate, up to eightfold ([derivation](../noise-floor.md)). You choose the "
-        f"first rate. {_recommended(fields)} With SGD, in brackets what it loses, in points or in per cent of a loss, "
+        f"first rate. {_recommended(results)} With SGD, in brackets what it loses, in points or in per cent of a loss, "
         "less than 0 where it gains:\n\n"
         "- **You do not know when training ends:** against the best constant batch at the same rate, `NoiseFloor()` is "
         f"{_compared(fields, matched, _OURS)}.\n"
@@ -87,7 +87,8 @@ def _words(fields: Sequence[Field]) -> str:
         f"On {_at_edge(fields)} of {len(fields)} tasks the search ended at the edge of its grid, so that a larger one "
         "may find better.\n"
         "- **You fear a wrong rate:** over a 30-fold range of rates the score with `NoiseFloor(budget=samples)` "
-        f"varies by this share of what it does with the best constant batch: {spreads}.\n\n"
+        f"varies by this share of what it does with the best constant batch: {spreads}.\n"
+        f"{_with_adam(whole_fields(results, 'adam'))}\n"
         f"{len(fields)} of {len(BENCHES)} tasks are in, with {_seeds(fields)}; what is within the chance of the seeds, "
         "or of the test set where there is one seed, is undecided. † tasks that `NoiseFloor` was not developed on. All "
         "see the same number of samples, on a CPU, which favours small batches. All rules, constant batches beside "
@@ -95,12 +96,30 @@ def _words(fields: Sequence[Field]) -> str:
     )
 
 
-def _recommended(fields: Sequence[Field]) -> str:
-    """Whether a rule earned to be recommended."""
-    rules = [name for name in RULES if all(goal.reached(fields, name).answer == "holds" for goal in GOALS)]
-    if rules:
-        return f"All goals below are reached by {_and([f'`{name}`' for name in rules])}."
-    return "No rule reaches all of the goals below, so that we recommend none as a default."
+def _with_adam(fields: Sequence[Field]) -> str:
+    """The same questions with Adam, on the tasks that are in."""
+    if not fields:
+        return ""
+    return (
+        f"- **You train with Adam** ({len(fields)} of {len(BENCHES)} tasks are in): at the same rate `NoiseFloor()` "
+        f"is, against the best constant batch, {_compared(fields, matched, _OURS)}. `NoiseFloor(budget=samples)` is, "
+        f"against the best cosine decay, {_compared(fields, decayed, _BUDGETED)}.\n"
+    )
+
+
+def _recommended(results: Results) -> str:
+    """Whether a rule earned to be recommended, with an optimizer with which all tasks are in."""
+    texts = []
+    for optimizer, title in {"sgd": "SGD", "adam": "Adam"}.items():
+        fields = whole_fields(results, optimizer)
+        rules = [f"`{name}`" for name in RULES if all(one.reached(fields, name).answer == "holds" for one in GOALS)]
+        if len(fields) == len(BENCHES):
+            texts.append(
+                f"With {title} all of the goals below are reached by {_and(rules)}."
+                if rules
+                else f"With {title} no rule reaches all of the goals below, so that we recommend none as a default."
+            )
+    return " ".join(texts)
 
 
 def _compared(fields: Sequence[Field], regret: Number, name: str) -> str:
