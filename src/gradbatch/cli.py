@@ -142,9 +142,13 @@ def _report(values: dict[str, Any]) -> int:
 def _reproduce(values: dict[str, Any]) -> int:
     """Run what the logs lack, print the pages' text, and draw the pages."""
     from gradbatch.experiments.interrupts import StoppedError
+    from gradbatch.experiments.reproduce.pages import log_of
     from gradbatch.experiments.reproduction import chosen, draw, reproduce, text_of
 
-    experiments, scale, results = chosen(values["experiments"]), values["scale"], values["results"]
+    experiments, scale, results = chosen(values["experiments"]), values["scale"], values["results"] or Path("results")
+    # Other logs are not drawn over the committed pages.
+    beside = Path("docs") / "results" if values["results"] is None else results / "pages"
+    pages = values["pages"] or beside
     if values["jobs"] is not None and values["jobs"] < 1:
         raise InvalidInputError(f"`jobs` must be at least 1, got {values['jobs']}")
     failures: dict[str, str] = {}
@@ -156,14 +160,17 @@ def _reproduce(values: dict[str, Any]) -> int:
     except (KeyboardInterrupt, StoppedError) as stop:
         _complain("stopped; the same command goes on where it was")
         return 128 + stop.signal if isinstance(stop, StoppedError) else _INTERRUPTED
-    for experiment in () if values["draw"] else experiments:
-        print(text_of(experiment, scale, results))
+    has_log = any(log_of(experiment, own, results).path.exists() for experiment in experiments for own in _SCALES)
+    if has_log:
+        for experiment in () if values["draw"] else experiments:
+            print(text_of(experiment, scale, results))
+        print(f"wrote {', '.join(map(str, draw(experiments, results=results, pages=pages)))}")
+    elif values["draw"]:
+        raise InvalidInputError(f"there is no log of these experiments in {results}: name its folder with --results")
     for why in dict.fromkeys(failures.values()):
         names = [name for name, reason in failures.items() if reason == why]
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        print(f"{', '.join(names[:3])}{more} failed: {why}")
-    written = draw(experiments, results=results, pages=values["pages"])
-    print(f"wrote {', '.join(map(str, written))}, of the full runs where there are any")
+        _complain(f"{', '.join(names[:3])}{more} failed: {why}")
     return 2 if failures else 0
 
 
@@ -252,11 +259,11 @@ def _add_reproduce(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "experiments", nargs="+", metavar="EXPERIMENT", help="see `gradbatch list`; all for all of them"
     )
-    parser.add_argument("--scale", choices=("quick", "full"), default="quick", help=_SCALE)
+    parser.add_argument("--scale", choices=_SCALES, default="quick", help=_SCALE)
     parser.add_argument("--jobs", type=int, metavar="N", help=_JOBS)
     parser.add_argument("--draw", action="store_true", help="run nothing: draw the pages from the logs that are there")
-    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help=_RESULTS)
-    parser.add_argument("--pages", type=Path, default=Path("docs") / "results", metavar="DIR", help=_PAGES)
+    parser.add_argument("--results", type=Path, metavar="DIR", help=_RESULTS)
+    parser.add_argument("--pages", type=Path, metavar="DIR", help=_PAGES)
     parser.add_argument(
         "--data-dir", type=Path, metavar="DIR", help="folder of the data sets (default: $GRADBATCH_DATA)"
     )
@@ -319,9 +326,10 @@ _REPRODUCE = (
     "Run the experiments of the papers and set ours beside theirs. What the logs have already is not run again, so "
     "that an interrupted experiment goes on where it stopped."
 )
+_SCALES = "quick", "full"
 _SCALE = "quick shows in a minute or so that everything works; full takes hours (default: quick)"
 _RESULTS = "folder of the logs, one line a run (default: results)"
-_PAGES = "folder of the pages (default: docs/results)"
+_PAGES = "folder of the pages (default: docs/results, and with --results a folder pages in that)"
 _REPORT = "Draw one or several runs into one page that needs no other file."
 _OUTPUT = "the page to write (default: report.html)"
 _LIST = "Show the tasks, the rules with the hyper-parameters that --set changes, and the experiments."

@@ -56,9 +56,12 @@ def test_the_committed_index_is_what_the_committed_logs_say():
     assert text == index_of(EXPERIMENTS.values(), ROOT / "results"), "draw it anew: gradbatch reproduce all --draw"
 
 
-def test_no_page_is_left_of_an_experiment_that_is_gone():
-    pages = {path.stem for path in (ROOT / "docs" / "results").glob("*.md")}
-    assert pages <= {*EXPERIMENTS, "index"}
+def test_no_page_or_figure_is_left_over():
+    folder = ROOT / "docs" / "results"
+    pages = {path.stem: path.read_text(encoding="utf-8") for path in folder.glob("*.md")}
+    assert pages.keys() <= {*EXPERIMENTS, "index"}
+    shown = {name for text in pages.values() for name in re.findall(r"\(([^()/]+\.svg)\)", text)}
+    assert {path.name for path in folder.glob("*.svg")} == shown
 
 
 def test_every_line_of_the_committed_logs_belongs_to_a_trial():
@@ -80,6 +83,23 @@ def test_pages_are_drawn_where_something_was_run(tmp_path, monkeypatch):
     assert "![" in text
     assert (tmp_path / "pages" / "regret-digits-sgd.svg").exists()
     assert "[regret.jsonl](../results/quick/regret.jsonl)" in text
+
+
+def test_other_results_are_drawn_beside_them(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["reproduce", "regret-digits", "--results", "mine"]) == 0
+    assert not (tmp_path / "docs").exists()
+    pages = tmp_path / "mine" / "pages"
+    drawn_before = {path.name for path in pages.iterdir()}
+    assert {"index.md", "regret-digits.md", "regret-digits-sgd.svg"} <= drawn_before
+    # What is not run any more loses its page and the figures in it.
+    log = tmp_path / "mine" / "quick" / "regret.jsonl"
+    log.write_text("")
+    assert main(["reproduce", "regret-digits", "--results", "mine", "--draw"]) == 0
+    assert [path.name for path in pages.iterdir()] == ["index.md"]
+    log.unlink()
+    assert main(["reproduce", "regret-digits", "--results", "mine", "--draw"]) == 2
+    assert "there is no log of these experiments in mine" in capsys.readouterr().err
 
 
 def test_the_command_prints_the_page_and_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
@@ -108,7 +128,7 @@ def test_what_cannot_be_run_is_said(tmp_path, monkeypatch, capsys):
     assert len(chosen(["all"])) == len(EXPERIMENTS)
 
 
-def test_without_a_gpu_what_needs_one_fails(tmp_path, monkeypatch):
+def test_without_a_gpu_what_needs_one_fails(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     own = [one for one in EXPERIMENTS.values() if one.device == "cuda"]
     assert {"adabatch-gpu", "speed-gpu"} <= {one.name for one in own}
@@ -116,13 +136,16 @@ def test_without_a_gpu_what_needs_one_fails(tmp_path, monkeypatch):
     assert list(failures) == [one.name for one in own]
     assert all("need a GPU that torch can use" in why for why in failures.values())
     assert list(tmp_path.iterdir()) == []
+    monkeypatch.chdir(tmp_path)
+    assert main(["reproduce", "adabatch-gpu", "--scale", "full"]) == 2
+    assert capsys.readouterr().err.startswith("gradbatch: adabatch-gpu failed: its full runs need a GPU")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_runs_that_fail_for_one_reason_are_told_together(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("GRADBATCH_DATA", raising=False)
     assert main(["reproduce", "dba-table1", "--jobs", "1"]) == 2
-    out = capsys.readouterr().out
-    failed = [line for line in out.splitlines() if "failed: the task" in line and " of 10 runs" not in line]
+    failed = [line for line in capsys.readouterr().err.splitlines() if line.startswith("gradbatch: ")]
     assert len(failed) == 1
     assert "and 7 more failed: " in failed[0]

@@ -55,6 +55,6 @@ def test_the_claims_of_each_paper_are_counted_without_ours(tmp_path):
     for one in own:
         run(one, tmp_path, "full")
     text = index_of(own, tmp_path)
-    assert "| judged claims of | holds | in part | does not hold | undecided | open |" in text
+    assert "| claims of the paper on | holds | in part | does not hold | undecided | open |" in text
     assert "| DBA | 2 | – | – | 1 | – |\n| CABS | – | 1 | – | – | – |\n" in text
-    assert "claims of" not in index_of([ours], tmp_path)
+    assert "claims of the paper" not in index_of([ours], tmp_path)

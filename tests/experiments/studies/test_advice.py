@@ -12,17 +12,17 @@ def test_the_answer_names_one_rule_and_says_what_cannot_be_told():
     own = field().results
     (_, text, goals), (tasks, costs) = advice(own), by_task(own)
     # All rules lose 2 points at the same rate, 3 to a decay and 5.5 to a search, with every seed alike.
-    assert "against the best constant batch at the same rate, `NoiseFloor()` is worse on digits (+2.00)." in text
+    assert "at the same rate, against the best constant batch there, `NoiseFloor()` is worse on digits (+2.00)." in text
     assert "(64 sizes, rates and schedules here)" in text
     assert "On 1 of 1 tasks the search ended at the edge of its grid" in text  # 4 samples
     assert "recommend" not in text  # not before all tasks are in
     assert "Adam" not in text
-    assert "1 of 7 tasks are in, with 3 seeds (digits)" in text
+    assert "1 of 7 tasks are in, with 3 seeds (digits)." in text
     assert "this share of what it does with the best constant batch: 0.25 on digits." in text
     assert goals.head == ["goal", "`noise-floor`", "`noise-floor, the budget known`", "`cabs`"]
-    assert [row[1] for row in goals.rows] == ["0 of 1 (none †)", "0 of 1 (none †)", "1 of 1 (none †)"]
+    assert [row[1] for row in goals.rows] == ["0 of 1 (no † is in)", "0 of 1 (no † is in)", "1 of 1 (no † is in)"]
     numbers = {(row[0], row[1]): row[2] for row in tasks.rows}
-    assert numbers["lost to a search", "`noise-floor`"] == "**+5.50**"
+    assert numbers["lost at its best rate to a search", "`noise-floor`"] == "**+5.50**"
     assert numbers["spread, share of a constant batch's", "`noise-floor`"] == "0.25"
     # The best constant batch has a validation score of 0.97, that of the rule is 0.925.
     assert {row[0]: row[1] for row in costs.rows} == {
@@ -38,7 +38,7 @@ def test_what_the_seeds_do_not_agree_on_is_undecided():
         return 0.05 * (place["seed"] - 1) if place["kind"] == "rule" else 0.0
 
     text = advice(field(shift=jittered).results)[1]
-    assert "`NoiseFloor()` is undecided on digits (+2.00)." in text
+    assert "`NoiseFloor()` is too close to tell on digits (+2.00)." in text
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from gradbatch.experiments.studies.gains import (
     searched,
     spread_ratio,
     time_ratio,
+    unsearched,
     update_ratio,
 )
 from gradbatch.experiments.studies.standings import Field
@@ -49,6 +50,12 @@ def test_a_constant_batch_is_a_contender_like_any_rule():
     # It has 0.85, 0.87, 0.89 and 0.91.
     assert matched(own, "constant 16") == pytest.approx(100 * (0.9375 - 0.88))
     assert searched(own, "constant 4, cosine") == pytest.approx(0.0)
+
+
+def test_what_nobody_searched_for_is_batches_of_16():
+    # They have 0.85, 0.87, 0.89 and 0.91, the rule 0.91, 0.915, 0.92 and 0.925.
+    assert unsearched(field(), "cabs") == pytest.approx(100 * (0.88 - 0.9175))
+    assert math.isnan(unsearched(field(lambda place: place.get("size") == 16 and place["seed"] == 1), "cabs"))
 
 
 def test_chance_is_that_of_the_seeds():

@@ -69,7 +69,7 @@ def _by_paper(found: Sequence[tuple[Experiment, Drawn]]) -> str:
     if not answers:
         return ""
     rows = [(paper, *(str(own.count(answer) or "–") for answer in _WORDS)) for paper, own in answers.items()]
-    return table(("judged claims of", *_WORDS), rows)
+    return table(("claims of the paper on", *_WORDS), rows)
 
 
 def _row(experiment: Experiment, found: Drawn) -> tuple[str, ...]:
@@ -111,8 +111,9 @@ _LEAD = (
     "beside the papers' numbers, and the commands that repeat it."
 )
 _FOOT = (
-    "[How to read the pages](../reading-results.md). A claim is judged on each page that puts it to the test: "
-    "undecided where the runs say nothing of it, open while they are missing. *Quick* runs only show that the "
-    "machinery works. `gradbatch reproduce NAME --scale full` goes on with an experiment, `gradbatch reproduce all "
-    "--draw` draws these pages from the committed logs."
+    "[How to read the pages](../reading-results.md). The first table leaves out the questions that are ours, and "
+    "counts a claim on each page that puts it to the test. Undecided: all runs are in and say nothing of it, as of BA, "
+    "which within our budgets hardly ever draws beyond its first 32 samples. Open: runs are missing. *Quick* runs only "
+    "show that the machinery works. `gradbatch reproduce NAME --scale full` goes on with an experiment, `gradbatch "
+    "reproduce all --draw` draws these pages from the committed logs."
 )

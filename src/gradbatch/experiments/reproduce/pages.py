@@ -1,6 +1,7 @@
 """An experiment's page in Markdown, from the log alone."""
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,7 +140,7 @@ def write_pages(experiments: Sequence[Experiment], results: Path, pages: Path) -
         pages: Folder of the pages; made if it is not there.
 
     Returns:
-        The pages that were written; an experiment of which nothing was run has none.
+        The pages that were written; an experiment of which nothing was run has none, and loses one that it had.
 
     Raises:
         OutputError: If the folder cannot be made.
@@ -150,16 +151,25 @@ def write_pages(experiments: Sequence[Experiment], results: Path, pages: Path) -
         raise OutputError(f"the folder {pages} cannot be made ({error.strerror}): name another with --pages") from error
     written = []
     for experiment in experiments:
+        path = pages / f"{experiment.name}.md"
         scale, outcomes = drawn(experiment, results)
-        if not outcomes.num_run:
+        page = page_of(experiment, scale, outcomes, Path(os.path.relpath(results, pages))) if outcomes.num_run else None
+        _remove(path)
+        if page is None:
             continue
-        page = page_of(experiment, scale, outcomes, Path(os.path.relpath(results, pages)))
         for name, figure in page.figures.items():
             write_whole(pages / name, figure, what="figure", flag="--pages")
-        path = pages / f"{experiment.name}.md"
         write_whole(path, page.text, what="page", flag="--pages")
         written.append(path)
     return written
+
+
+def _remove(page: Path) -> None:
+    """Take a page away, with the figures that it shows."""
+    if page.exists():
+        for name in re.findall(r"!\[[^]]*\]\(([^/)]+\.svg)\)", page.read_text(encoding="utf-8")):
+            (page.parent / name).unlink(missing_ok=True)
+        page.unlink()
 
 
 def _claims_table(experiment: Experiment, scale: Scale, results: Results) -> str:
@@ -199,7 +209,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _hours(outcomes: Sequence[Outcome]) -> str:
     """How long it takes, where that was measured."""
     seconds = sum(outcome.number("seconds") for outcome in outcomes)
-    return f" ({seconds / 3600:.1f} hours of training in all, without evaluations)" if seconds > 0 else ""
+    if not seconds > 0:  # which nan is not, either
+        return ""
+    time = f"{seconds / 3600:.1f} hours" if seconds >= 1800 else f"{max(1, round(seconds / 60))} min"
+    return f" ({time} of training in all, without evaluations)"
 
 
 def _provenance(experiment: Experiment, scale: Scale, results: Results, logs: Path) -> str:
@@ -211,7 +224,7 @@ def _provenance(experiment: Experiment, scale: Scale, results: Results, logs: Pa
     log = log_of(experiment, scale, logs).path
     hours = _hours(used) if results.is_complete else ""
     return (
-        f"    gradbatch reproduce {experiment.name} --scale {scale} --results DIR --pages DIR\n\n"
+        f"    gradbatch reproduce {experiment.name} --scale {scale} --results DIR\n\n"
         f"runs everything anew{hours}; without `--results` it only adds what is missing in the log. "
         f"{results.num_run:,} of {results.num_trials:,} runs are in. Every row names its lines of the raw log, "
         f"[{log.name}]({log.as_posix()}); "

@@ -127,7 +127,7 @@ def _found(results: Results, model: str) -> dict[str, list[Outcome]]:
 
 def _blocks(results: Results) -> list[Block]:
     """The page where runs shared a machine: accuracy, and curves of each network."""
-    return [_accuracy_table(results), *(_curves(results, model) for model in results.values_of("model"))]
+    return [_accuracy_table(results), *(_curves(results, model) for model in _models(results))]
 
 
 def _timed_blocks(results: Results) -> list[Block]:
@@ -136,10 +136,15 @@ def _timed_blocks(results: Results) -> list[Block]:
     return [accuracy, _time_table(results), *curves]
 
 
+def _models(results: Results) -> list[str]:
+    """The networks of which something was run."""
+    return [model for model in results.values_of("model") if results.of(model=model)]
+
+
 def _accuracy_table(results: Results) -> Table:
     """Accuracy and updates of whole runs."""
     rows = []
-    for model in results.values_of("model"):
+    for model in _models(results):
         runs = _found(results, model)
         for variant, found in runs.items():
             numbers = (best, at_validation_best, end)

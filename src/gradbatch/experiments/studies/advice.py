@@ -12,10 +12,12 @@ from gradbatch.experiments.studies.costs import CONSTANT, COSINE, Cost, costs
 from gradbatch.experiments.studies.gains import (
     Number,
     chance_of,
+    cosine_searched,
     decayed,
     matched,
     searched,
     spread_ratio,
+    unsearched,
     update_ratio,
 )
 from gradbatch.experiments.studies.goals import ENOUGH, ENOUGH_UNTOUCHED, GOALS, Goal, is_developed_on
@@ -29,13 +31,14 @@ _OURS, _BUDGETED = "noise-floor", "noise-floor, the budget known"
 
 _HELD_AGAINST_GOALS = ((_OURS, "sgd"), (_BUDGETED, "sgd"), ("cabs", "sgd"), (_OURS, "adam"), (_BUDGETED, "adam"))
 
-_COMPARED = "better", "worse", "undecided"
+_COMPARED = "better", "worse", "too close to tell"
 """What a rule may be, against something else on a task."""
 
 _ROWS: Sequence[tuple[str, Number, Callable[[float], str], Sequence[str]]] = (
     ("lost at the same rate to the best constant batch", matched, signed, (_OURS, _BUDGETED, "cabs", "constant 16")),
     ("lost at the same rate to the best cosine decay", decayed, signed, (_BUDGETED, "constant 16, cosine")),
-    ("lost to a search", searched, signed, (_OURS, _BUDGETED, "constant 4, cosine")),
+    ("lost at its best rate to the best cosine decay", cosine_searched, signed, (_OURS, _BUDGETED)),
+    ("lost at its best rate to a search", searched, signed, (_OURS, _BUDGETED, "constant 4, cosine")),
     ("spread, share of a constant batch's", spread_ratio, two_digits, (_OURS, _BUDGETED)),
     ("updates, share of the best constant batch's", update_ratio, two_digits, (_OURS, _BUDGETED)),
 )
@@ -74,25 +77,28 @@ def _words(results: Results, fields: Sequence[Field]) -> str:
     num_cells = [2 * len(field.rates) * len(field.bench.sizes) for field in fields]
     spreads = ", ".join(f"{two_digits(spread_ratio(field, _BUDGETED))} on {_name(field)}" for field in fields)
     return (
-        "`NoiseFloor` is our own rule: it averages more samples where noise keeps the loss from falling; elsewhere it "
-        "takes 16 and raises the learning rate, up to eightfold ([derivation](../noise-floor.md)). You choose the "
-        f"first rate. {_recommended(results)} With SGD, in brackets what it loses, in points or in per cent of a loss, "
-        "less than 0 where it gains:\n\n"
-        "- **You do not know when training ends:** against the best constant batch at the same rate, `NoiseFloor()` is "
-        f"{_compared(fields, matched, _OURS)}.\n"
-        "- **You know it:** against the best cosine decay at the same rate, `NoiseFloor(budget=samples)` is "
-        f"{_compared(fields, decayed, _BUDGETED)}.\n"
-        f"- **You can afford a search** ({_from_to(num_cells)} sizes, rates and schedules here): against what it "
-        f"finds, `NoiseFloor(budget=samples)` at the best of its rates is {_compared(fields, searched, _BUDGETED)}. "
-        f"On {_at_edge(fields)} of {len(fields)} tasks the search ended at the edge of its grid, so that a larger one "
-        "may find better.\n"
-        "- **You fear a wrong rate:** over a 30-fold range of rates the score with `NoiseFloor(budget=samples)` "
-        f"varies by this share of what it does with the best constant batch: {spreads}.\n"
+        "`NoiseFloor` is our own rule. Where noise keeps the loss from falling, it averages more samples. Elsewhere "
+        "its batches are of 16 samples, and it raises the learning rate that you chose, up to eightfold "
+        "([derivation](../noise-floor.md)); `NoiseFloor(budget=samples)` also knows when training ends, as a cosine "
+        f"decay does. {_recommended(results)}\n\n"
+        "With SGD, on each task what is lost, in points of its score or per cent of its loss; below 0 it gains:\n\n"
+        "- **You would take batches of 16 and not search:** at the same learning rate, against these, `NoiseFloor()` "
+        f"is {_compared(fields, unsearched, _OURS)}.\n"
+        "- **You would search for the batch size:** at the same rate, against the best constant batch there, "
+        f"`NoiseFloor()` is {_compared(fields, matched, _OURS)}.\n"
+        "- **You would let the rate decay as well:** at the same rate, against the best batch with a cosine decay, "
+        f"`NoiseFloor(budget=samples)` is {_compared(fields, decayed, _BUDGETED)}.\n"
+        f"- **You would search for everything** ({_from_to(num_cells)} sizes, rates and schedules here): against what "
+        "that finds, `NoiseFloor(budget=samples)` at the best of its rates is "
+        f"{_compared(fields, searched, _BUDGETED)}. On {_at_edge(fields)} of {len(fields)} tasks the search ended at "
+        "the edge of its grid, so that a larger one may find better.\n"
+        "- **You fear a wrong rate:** over a 30-fold range of rates the score with `NoiseFloor(budget=samples)` varies "
+        f"by this share of what it does with the best constant batch: {spreads}.\n"
         f"{_with_adam(whole_fields(results, 'adam'))}\n"
-        f"{len(fields)} of {len(BENCHES)} tasks are in, with {_seeds(fields)}; what is within the chance of the seeds, "
-        "or of the test set where there is one seed, is undecided. † tasks that `NoiseFloor` was not developed on. All "
-        "see the same number of samples, on a CPU, which favours small batches. All rules, constant batches beside "
-        "them, and costs in samples, updates and seconds: [the comparison](regret.md)."
+        f"{len(fields)} of {len(BENCHES)} tasks are in, with {_seeds(fields)}. Too close to tell is what is within the "
+        "chance of the seeds or, where there is one seed, of the test set. † tasks that `NoiseFloor` was not developed "
+        "on. All see the same number of samples, on a CPU, which favours small batches. All rules, constant batches "
+        "beside them, and costs in samples, updates and seconds: [the comparison](regret.md)."
     )
 
 
@@ -127,7 +133,7 @@ def _compared(fields: Sequence[Field], regret: Number, name: str) -> str:
     parts: dict[str, list[str]] = {answer: [] for answer in _COMPARED}
     for field in fields:
         loss, chance = regret(field, name), chance_of(regret, field, name)
-        answer = "worse" if loss > chance else "better" if loss < -chance else "undecided"
+        answer = "worse" if loss > chance else "better" if loss < -chance else "too close to tell"
         parts[answer].append(f"{_name(field)} ({signed(loss)})")
     return "; ".join(f"{answer} on {_and(tasks)}" for answer, tasks in parts.items() if tasks)
 
@@ -154,8 +160,8 @@ def _goals(results: Results) -> Table:
     rows = [[goal.title, *(_reached(goal, fields[own], rule) for rule, own in columns)] for goal in GOALS]
     head = [f"`{rule}`{', Adam' if optimizer == 'adam' else ''}" for rule, optimizer in columns]
     caption = (
-        f"Tasks on which a goal is reached; it was to be on {ENOUGH} of {len(BENCHES)}, {ENOUGH_UNTOUCHED} of them "
-        "with a †."
+        f"Our goals, and on how many tasks they are reached; each was to be on {ENOUGH} of {len(BENCHES)}, "
+        f"{ENOUGH_UNTOUCHED} of them with a †. Reached is also what is too close to tell."
     )
     return Table(caption=caption, head=["goal", *head], rows=rows)
 
@@ -164,7 +170,7 @@ def _reached(goal: Goal, fields: Sequence[Field], rule: str) -> str:
     """On how many tasks a goal is reached."""
     reached = goal.reached(fields, rule)
     untouched, of_untouched = reached.untouched
-    among = f" ({untouched} of {of_untouched} †)" if of_untouched else " (none †)"
+    among = f" ({untouched} of {of_untouched} †)" if of_untouched else " (no † is in)"
     return f"{len(reached.met)} of {len(fields)}{among}"
 
 
@@ -199,8 +205,9 @@ def _costs(fields: Sequence[Field]) -> Table:
     ]
     caption = (
         "Samples / updates / seconds to half a point, or 1 %, below the validation score of the best constant batch "
-        "and rate, each at its own best rate; “k of n” where not all runs came there. Seconds are rough: runs shared "
-        "the machine."
+        "and rate, each at its own best rate. “k of n”: not all of its runs came there at an evaluation (the score of "
+        "the best constant batch is a mean over seeds, some of which may lie lower). “–”: something held the runs up. "
+        "Seconds are rough: runs shared the machine."
     )
     return Table(caption=caption, head=["cost", *map(_name, fields)], rows=rows)
 

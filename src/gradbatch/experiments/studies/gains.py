@@ -12,12 +12,14 @@ __all__ = [
     "Number",
     "against",
     "chance_of",
+    "cosine_searched",
     "decayed",
     "matched",
     "of_learned",
     "searched",
     "spread_ratio",
     "time_ratio",
+    "unsearched",
     "update_ratio",
 ]
 
@@ -123,6 +125,35 @@ def searched(field: Field, name: str) -> float:
         In the units of `Bench.loss_of`; below 0 the contender gains.
     """
     return against(field, name, "none", "cosine")
+
+
+def cosine_searched(field: Field, name: str) -> float:
+    """Regret of a contender at its own best rate against the best size and rate with a cosine decay.
+
+    Args:
+        field: The task.
+        name: Of the contender.
+
+    Returns:
+        In the units of `Bench.loss_of`; below 0 the contender gains.
+    """
+    return against(field, name, "cosine")
+
+
+def unsearched(field: Field, name: str) -> float:
+    """What a contender loses against batches of 16, which nobody searched for, at the same rate; a mean over the rates.
+
+    Args:
+        field: The task.
+        name: Of the contender.
+
+    Returns:
+        In the units of `Bench.loss_of`; below 0 the contender gains.
+    """
+    if not _is_known(field, name):
+        return math.nan
+    pairs = ((one, field.at(one.rate, **place_of("constant 16"))) for one in field.over_rates(**place_of(name)))
+    return mean_of(field.bench.loss_of(one.test, constant.test) for one, constant in pairs if constant is not None)
 
 
 def spread_ratio(field: Field, name: str) -> float:
