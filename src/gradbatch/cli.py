@@ -160,7 +160,11 @@ def _reproduce(values: dict[str, Any]) -> int:
     except (KeyboardInterrupt, StoppedError) as stop:
         _complain("stopped; the same command goes on where it was")
         return 128 + stop.signal if isinstance(stop, StoppedError) else _INTERRUPTED
-    has_log = any(log_of(experiment, own, results).path.exists() for experiment in experiments for own in _SCALES)
+    has_log = any(
+        log_of(experiment, scale_of_log, results).path.exists()
+        for experiment in experiments
+        for scale_of_log in _SCALES
+    )
     if has_log:
         for experiment in () if values["draw"] else experiments:
             print(text_of(experiment, scale, results))

@@ -76,8 +76,10 @@ def _evaluations(lines: Sequence[Mapping[str, Any]], sizes: Floats, losses: Floa
     columns = {name: column(lines, name) for name in names}
     edges = [0, *(line["step"] for line in lines)]
     stretches = [slice(start, stop) for start, stop in itertools.pairwise(edges)]
-    columns["batch_loss"] = np.array([(losses[own] * sizes[own]).sum() / sizes[own].sum() for own in stretches])
-    columns["batch_size"] = np.array([sizes[own].mean() for own in stretches])
+    columns["batch_loss"] = np.array(
+        [(losses[stretch] * sizes[stretch]).sum() / sizes[stretch].sum() for stretch in stretches]
+    )
+    columns["batch_size"] = np.array([sizes[stretch].mean() for stretch in stretches])
     kept = _kept(columns, len(lines))
     return {name: [_short(values[index]) for index in kept] for name, values in columns.items()}
 

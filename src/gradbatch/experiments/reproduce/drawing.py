@@ -55,7 +55,7 @@ def curves_of(points: Sequence[Points | None], *, style: str = "line") -> list[C
     Returns:
         The curves.
     """
-    return [Curve(run=n, points=own, style=style) for n, own in enumerate(points) if own is not None]  # pyrefly: ignore
+    return [Curve(run=n, points=one, style=style) for n, one in enumerate(points) if one is not None]  # pyrefly: ignore
 
 
 def accuracy_panel(title: str, rows: Sequence[Sequence[Outcome]]) -> Panel:

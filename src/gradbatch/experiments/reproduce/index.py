@@ -40,11 +40,11 @@ def index_of(experiments: Iterable[Experiment], results: Path) -> str:
     """
     found = [(experiment, drawn(experiment, results)) for experiment in experiments]
     summaries = [
-        laid_out(experiment.name, experiment.summary(own.results)).text
-        for experiment, own in found
-        if own.scale == "full"
+        laid_out(experiment.name, experiment.summary(page.results)).text
+        for experiment, page in found
+        if page.scale == "full"
     ]
-    judged = [_row(experiment, own) for experiment, own in found if experiment.claims]
+    judged = [_row(experiment, page) for experiment, page in found if experiment.claims]
     others = "; ".join(_linked(*pair) for pair in found if not pair[0].claims and pair[1].results.num_run)
     parts = (
         "# What holds, and what to use",
@@ -62,13 +62,13 @@ def index_of(experiments: Iterable[Experiment], results: Path) -> str:
 def _by_paper(found: Sequence[tuple[Experiment, Drawn]]) -> str:
     """How many claims of each paper, without those that are ours, had which verdict."""
     answers: dict[str, list[str]] = {}
-    for experiment, own in found:
+    for experiment, page in found:
         if experiment.paper:
-            judged = verdicts(experiment, *own)
+            judged = verdicts(experiment, *page)
             answers.setdefault(experiment.paper, []).extend(one.answer for claim, one in judged if not claim.is_ours)
     if not answers:
         return ""
-    rows = [(paper, *(str(own.count(answer) or "–") for answer in _WORDS)) for paper, own in answers.items()]
+    rows = [(paper, *(str(given.count(answer) or "–") for answer in _WORDS)) for paper, given in answers.items()]
     return table(("claims of the paper on", *_WORDS), rows)
 
 

@@ -157,7 +157,7 @@ def _goals(results: Results) -> Table:
     """On how many tasks the rules reach the goals."""
     fields = {optimizer: whole_fields(results, optimizer) for optimizer in ("sgd", "adam")}
     columns = [(rule, optimizer) for rule, optimizer in _HELD_AGAINST_GOALS if fields[optimizer]]
-    rows = [[goal.title, *(_reached(goal, fields[own], rule) for rule, own in columns)] for goal in GOALS]
+    rows = [[goal.title, *(_reached(goal, fields[optimizer], rule) for rule, optimizer in columns)] for goal in GOALS]
     head = [f"`{rule}`{', Adam' if optimizer == 'adam' else ''}" for rule, optimizer in columns]
     caption = (
         f"Our goals, and on how many tasks they are reached; each was to be on {ENOUGH} of {len(BENCHES)}, "
@@ -200,7 +200,7 @@ def _costs(fields: Sequence[Field]) -> Table:
     """What it costs to come near the best constant batch."""
     found = {field.bench.name: costs(field) for field in fields}
     rows = [
-        [f"`{name}`" if name.startswith(_OURS) else name, *(_cost(own, name) for own in found.values())]
+        [f"`{name}`" if name.startswith(_OURS) else name, *(_cost(by_name, name) for by_name in found.values())]
         for name in (CONSTANT, COSINE, _OURS, _BUDGETED)
     ]
     caption = (

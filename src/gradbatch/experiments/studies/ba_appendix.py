@@ -45,7 +45,7 @@ def _decrease_trials(scale: Scale) -> list[Trial]:
 
 def _decreases(results: Results) -> list[Block]:
     """What was measured, what was predicted, and how normal it is."""
-    found = {at: own[0] for at in _PLACES if (own := results.of(at=at))}
+    found = {at: runs[0] for at in _PLACES if (runs := results.of(at=at))}
     quantiles: list[Points | None] = [
         Points(np.array(PROBABILITIES), np.array(found[at].values["quantiles"])) if at in found else None
         for at in _PLACES
@@ -165,11 +165,14 @@ _CHI2 = 5.99
 def _judge_normal(results: Results) -> Verdict:
     """Whether the first-order decreases pass for normal."""
     found = {item.place["at"]: outcome for item, outcome in results.pairs()}
-    checks = [own.number("distance") < own.number("critical") and _jarque_bera(own) < _CHI2 for own in found.values()]
+    checks = [
+        outcome.number("distance") < outcome.number("critical") and _jarque_bera(outcome) < _CHI2
+        for outcome in found.values()
+    ]
     texts = "; ".join(
-        f"{at}: distance {own.number('distance'):.3f} of {own.number('critical'):.3f}, moments {_jarque_bera(own):.1f} "
-        f"of {_CHI2:.1f}"
-        for at, own in found.items()
+        f"{at}: distance {outcome.number('distance'):.3f} of {outcome.number('critical'):.3f}, moments "
+        f"{_jarque_bera(outcome):.1f} of {_CHI2:.1f}"
+        for at, outcome in found.items()
     )
     return Verdict(answer_of(checks), texts)
 

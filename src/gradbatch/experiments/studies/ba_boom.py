@@ -66,7 +66,7 @@ def _plateau_epoch(outcome: Outcome) -> float:
 
 def _figure5(results: Results) -> list[Block]:
     """Sizes of BA, and when they grow beside when Mini-32 stops getting on, for each part of the training set."""
-    return [block for name, own in parts_of(results) for block in (f"### {name}", *_sizes(name, own))]
+    return [block for name, part in parts_of(results) for block in (f"### {name}", *_sizes(name, part))]
 
 
 def _sizes(name: str, results: Results) -> list[Block]:
@@ -75,7 +75,7 @@ def _sizes(name: str, results: Results) -> list[Block]:
     panels = []
     for variant in BA:
         found = [results.of(variant=variant, lr=lr) for lr in RATES]
-        curves = curves_of([course_curve(own[0]) if own else None for own in found])
+        curves = curves_of([course_curve(runs[0]) if runs else None for runs in found])
         panels.append(Panel(title=f"batch size, {variant}", x_label="samples", curves=curves, scale="log2"))
     rows = []
     for lr in rates:
@@ -122,11 +122,11 @@ def _too_short(results: Results) -> str:
 def _judge_earlier(results: Results) -> Verdict:
     """Whether batches grow earlier at larger rates."""
     booms = {variant: _booms(results, variant) for variant in BA}
-    texts = "; ".join(f"{v}: {', '.join(map(_epoch_text, own.values()))}" for v, own in booms.items())
+    texts = "; ".join(f"{v}: {', '.join(map(_epoch_text, epochs.values()))}" for v, epochs in booms.items())
     evidence = f"epochs of the boom at 0.005, 0.01, 0.02: {texts}"
     if (why := _too_short(results)) and not _any_boom(booms):
         return Verdict("undecided", f"{evidence}{why}")
-    checks = [all(after < before for before, after in itertools.pairwise(own.values())) for own in booms.values()]
+    checks = [all(after < before for before, after in itertools.pairwise(epochs.values())) for epochs in booms.values()]
     return Verdict(answer_of(checks), evidence)
 
 
@@ -146,7 +146,7 @@ def _judge_together(results: Results) -> Verdict:
 
 def _any_boom(booms: Mapping[str, Mapping[float, float]]) -> bool:
     """Whether batches grew at any rate."""
-    return any(math.isfinite(epoch) for own in booms.values() for epoch in own.values())
+    return any(math.isfinite(epoch) for epochs in booms.values() for epoch in epochs.values())
 
 
 def _epoch_text(epoch: float) -> str:

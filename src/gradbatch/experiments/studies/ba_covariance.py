@@ -97,8 +97,8 @@ def _trials(scale: Scale) -> list[Trial]:
         epochs, seeds, steps, changes = 1, 1, 200, {"per_class": 100}
     runs = []
     for seed, variant, covariance in itertools.product(range(seeds), BA, _COVARIANCES):
-        own: dict[str, Any] = variant_settings(variant, momentum=0.0, epochs=epochs)
-        settings: dict[str, Any] = {**own, **_COMMON, **changes, "set": (*own["set"], f"covariance={covariance}")}
+        rule: dict[str, Any] = variant_settings(variant, momentum=0.0, epochs=epochs)
+        settings: dict[str, Any] = {**rule, **_COMMON, **changes, "set": (*rule["set"], f"covariance={covariance}")}
         runs.append(trial(place={"variant": variant, "covariance": covariance}, seed=seed, **settings))
     fixed = {**_COMMON, **changes, "steps": steps, "batch_size": 32, "momentum": 0.0, "evaluate_training": False}
     return [*runs, trial(variances_along, place={"what": _OWN}, **fixed)]
@@ -115,8 +115,8 @@ def _blocks(results: Results) -> list[Block]:
     blocks: list[Block] = []
     for variant in BA:
         found = [results.of(variant=variant, covariance=covariance) for covariance in _COVARIANCES]
-        loss = curves_of([mean_curve(own, "train_loss") for own in found])
-        sizes = curves_of([course_curve(own[0]) if own else None for own in found])
+        loss = curves_of([mean_curve(runs, "train_loss") for runs in found])
+        sizes = curves_of([course_curve(runs[0]) if runs else None for runs in found])
         panels = [
             Panel(title=f"training loss, {variant}", x_label="samples", curves=loss, scale="log"),
             Panel(title=f"batch size, {variant}", x_label="samples", curves=sizes, scale="log2"),
@@ -125,11 +125,11 @@ def _blocks(results: Results) -> list[Block]:
         caption = f"{variant}: loss on the whole training set, means over seeds, and mean batch sizes with seed 0."
         blocks.append(Plot(name=name, caption=caption, legend=_COVARIANCES, panels=panels))
     blocks.append(_table(results))
-    if own := results.of(what=_OWN):
+    if runs := results.of(what=_OWN):
         panel = Panel(
             title="exact over diagonal variance",
             x_label="updates",
-            curves=curves_of([_ratio_curve(own[0])]),
+            curves=curves_of([_ratio_curve(runs[0])]),
             scale="log",
         )
         caption = "ḡᵀΣ̂ḡ with the exact covariance over that with the diagonal, of the same batches of 32 of one run."

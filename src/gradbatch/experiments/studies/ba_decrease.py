@@ -122,7 +122,9 @@ class _Objective:
     @torch.no_grad()
     def after(self, step: Sequence[Tensor]) -> float:
         """The mean loss once a step was subtracted from the weights."""
-        weights = {name: weight - own for (name, weight), own in zip(self._model.named_parameters(), step, strict=True)}
+        weights = {
+            name: weight - change for (name, weight), change in zip(self._model.named_parameters(), step, strict=True)
+        }
         losses = [
             F.cross_entropy(functional_call(self._model, weights, (inputs,)), targets, reduction="sum")
             for inputs, targets in self._pieces
@@ -158,7 +160,7 @@ def _predict(
     values = {name: getattr(statistics, name) for name in _QUANTITIES}
     values["decrease"] = lr * sum((a * b).sum().item() for a, b in zip(gradient, objective.gradient, strict=True))
     if measure:
-        values["measured"] = objective.value - objective.after([lr * own for own in gradient])
+        values["measured"] = objective.value - objective.after([lr * part for part in gradient])
         noise = [a - b for a, b in zip(gradient, objective.gradient, strict=True)]
         values["trace_of_square"] = objective.variance_along(noise)
     return values
@@ -170,7 +172,7 @@ def _summary(objective: _Objective, batches: Sequence[dict[str, float]], *, lr: 
     decreases = columns["decrease"]
     spreads = lr * np.sqrt(np.maximum(columns["projection_variance"], 0) / size)
     diagonal = lr * np.sqrt(np.maximum(columns["diagonal_projection_variance"], 0) / size)
-    sqnorm = sum(own.square().sum().item() for own in objective.gradient)
+    sqnorm = sum(part.square().sum().item() for part in objective.gradient)
     projected = objective.variance_along(objective.gradient)
     first = len(columns["measured"])
     numbers = {

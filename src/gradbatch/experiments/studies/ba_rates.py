@@ -113,12 +113,12 @@ def parts_of(results: Results) -> list[tuple[str, Results]]:
         Their names and results, those that are judged first.
     """
     found = [(name, results.at(images=name)) for name in (_HUNDREDTH, _TENTH)]
-    return [(name, own) for name, own in found if own.num_run]
+    return [(name, part) for name, part in found if part.num_run]
 
 
 def _figure4(results: Results) -> list[Block]:
     """Training losses at the rates, for each part of the training set."""
-    return [block for name, own in parts_of(results) for block in (f"### {name}", *_losses(name, own))]
+    return [block for name, part in parts_of(results) for block in (f"### {name}", *_losses(name, part))]
 
 
 def _losses(name: str, results: Results) -> list[Block]:
@@ -137,10 +137,10 @@ def _losses(name: str, results: Results) -> list[Block]:
     for lr in RATES:
         found = {variant: results.of(variant=variant, lr=lr) for variant in _VARIANTS}
         cells = [
-            f"{spread_of_all(map(last_loss, own), lambda x: f'{x:.3g}')} / {spread(map(best, own), percent)}"
-            for own in found.values()
+            f"{spread_of_all(map(last_loss, runs), lambda x: f'{x:.3g}')} / {spread(map(best, runs), percent)}"
+            for runs in found.values()
         ]
-        rows.append([f"{lr:g}", _paper_text(lr), *cells, lines([o for own in found.values() for o in own])])
+        rows.append([f"{lr:g}", _paper_text(lr), *cells, lines([o for runs in found.values() for o in runs])])
     head = ["rate", "paper, BA-Momentum", *(f"{variant}: loss / test, %" for variant in _VARIANTS), "log lines"]
     return [
         Plot(name=slug(name), caption=caption, legend=[f"rate {lr:g}" for lr in RATES], panels=panels),
@@ -185,11 +185,11 @@ def _judge_failing(results: Results) -> Verdict:
 def _judge_faster(results: Results) -> Verdict:
     """Whether the loss in the end falls with the rate."""
     losses = {v: [mean_of(map(last_loss, results.of(variant=v, lr=lr))) for lr in GOOD] for v in BA}
-    texts = "; ".join(f"{v} {', '.join(f'{loss:.3g}' for loss in own)}" for v, own in losses.items())
+    texts = "; ".join(f"{v} {', '.join(f'{loss:.3g}' for loss in by_rate)}" for v, by_rate in losses.items())
     evidence = f"at 0.005, 0.01, 0.02: {texts}"
     if idle := _idle(results):
         return Verdict("undecided", f"{idle}. {evidence}")
-    checks = [all(after < before for before, after in itertools.pairwise(own)) for own in losses.values()]
+    checks = [all(after < before for before, after in itertools.pairwise(by_rate)) for by_rate in losses.values()]
     return Verdict(answer_of(checks), evidence)
 
 

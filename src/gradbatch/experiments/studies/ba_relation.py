@@ -56,8 +56,8 @@ def _trials(scale: Scale) -> list[Trial]:
     trials: list[Trial] = []
     for variant in variants:
         for optimizer, momentum in MOMENTA.items():
-            own = variant_settings(variant, momentum=momentum, epochs=_EPOCHS)
-            settings: dict[str, Any] = {**common, **own, **changes}
+            rule = variant_settings(variant, momentum=momentum, epochs=_EPOCHS)
+            settings: dict[str, Any] = {**common, **rule, **changes}
             place = {"optimizer": optimizer, "variant": variant}
             trials.append(trial(place=place, lr=_RATES[optimizer], **settings))
     return trials

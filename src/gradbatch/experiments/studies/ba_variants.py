@@ -118,9 +118,9 @@ def score_table(
         found = results.of(variant=variant, **place)
         if found:
             sizes = " and ".join(
-                spread(map(mean_size, own), lambda x: f"{x:.0f}")
+                spread(map(mean_size, runs), lambda x: f"{x:.0f}")
                 for optimizer in MOMENTA
-                if (own := results.of(variant=variant, optimizer=optimizer, **place))
+                if (runs := results.of(variant=variant, optimizer=optimizer, **place))
             )
             rows.append([variant, *cells, sizes, lines(found)])
     return Table(caption=caption, head=head, rows=rows)
@@ -156,8 +156,8 @@ def size_plot(results: Results, *, name: str, caption: str, **place: Any) -> Plo
     panels = []
     for variant in BA:
         found = {optimizer: results.of(variant=variant, optimizer=optimizer, **place) for optimizer in MOMENTA}
-        middle: list[Points | None] = [course_curve(own[0]) if own else None for own in found.values()]
-        most: list[Points | None] = [course_curve(own[0], name="largest") if own else None for own in found.values()]
+        middle: list[Points | None] = [course_curve(runs[0]) if runs else None for runs in found.values()]
+        most: list[Points | None] = [course_curve(runs[0], name="largest") if runs else None for runs in found.values()]
         curves = [*curves_of(most, style="dashed"), *curves_of(middle)]
         panels.append(Panel(title=f"batch size: {variant}", x_label="samples", curves=curves, scale="log2"))
     return Plot(name=name, caption=caption, legend=[f"BA-{optimizer}" for optimizer in MOMENTA], panels=panels)

@@ -102,8 +102,8 @@ def spread_of(results: Results, variant: str) -> float:
     Returns:
         A share; nan where fewer than two rates were run.
     """
-    own = results.at(variant=variant)
-    found = [mean_of(map(end, outcomes)) for rate in own.values_of("lr") if (outcomes := own.of(lr=rate))]
+    part = results.at(variant=variant)
+    found = [mean_of(map(end, outcomes)) for rate in part.values_of("lr") if (outcomes := part.of(lr=rate))]
     return max(found) - min(found) if len(found) > 1 else math.nan
 
 

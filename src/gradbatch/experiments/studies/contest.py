@@ -81,7 +81,7 @@ def contest(scale: Scale, names: Sequence[str] = tuple(BENCHES)) -> list[Trial]:
         short is then a comparison over many tasks.
     """
     trials = [trial for name in names for trial in _of_task(scale, name)]
-    return sorted(trials, key=lambda own: (own.place["seed"], own.place["optimizer"] != "sgd"))
+    return sorted(trials, key=lambda run: (run.place["seed"], run.place["optimizer"] != "sgd"))
 
 
 @cache  # thousands of settings are checked and hashed, and every page asks for them

@@ -73,7 +73,7 @@ def _judge_speed(results: Results) -> Verdict:
     means = {}
     for variant in ("SGD 128", "DBA+SGD norm", "DBA+SGD variance"):
         epochs = [_epochs_to(outcome, level) for outcome in results.of(variant=variant, data=data)]
-        means[variant] = mean_of(math.inf if math.isnan(own) else own for own in epochs)
+        means[variant] = mean_of(math.inf if math.isnan(epoch) else epoch for epoch in epochs)
     texts = ", ".join(f"{variant} {x:.1f}" for variant, x in means.items())
     fastest = min(means["DBA+SGD norm"], means["DBA+SGD variance"])
     evidence = f"epochs to {percent(level)} % with {data} of MNIST: {texts}"

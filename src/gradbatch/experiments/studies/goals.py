@@ -46,7 +46,7 @@ class Reached(NamedTuple):
         return "in part" if self.is_ours and self.untouched[0] < ENOUGH_UNTOUCHED else "holds"
 
     def _count(self, *, is_developed: bool) -> tuple[int, int]:
-        met, missed = ([f for f in own if is_developed_on(f) == is_developed] for own in (self.met, self.missed))
+        met, missed = ([f for f in group if is_developed_on(f) == is_developed] for group in (self.met, self.missed))
         return len(met), len(met) + len(missed)
 
 

@@ -195,7 +195,9 @@ cifar-cnn, semeval and shakespeare test it. The tasks' pages say which rules cam
 def _about(bench: Bench) -> str:
     """What a task's page says of it."""
     test = "the end of the text" if bench.test_samples is None else f"{bench.test_samples:,} test samples"
-    rates = "; ".join(f"{_NAMES[own]} {', '.join(f'{rate:g}' for rate in rates)}" for own, rates in bench.rates.items())
+    rates = "; ".join(
+        f"{_NAMES[optimizer]} {', '.join(f'{rate:g}' for rate in rates)}" for optimizer, rates in bench.rates.items()
+    )
     return (
         f"Task `{bench.settings['task']}`, network `{bench.settings['model']}`: {bench.train_samples:,} training "
         f"samples, {test}, {bench.samples:,} samples a run. Constant batches of {', '.join(map(str, bench.sizes))}; "
@@ -212,7 +214,7 @@ EXPERIMENTS: Sequence[Experiment] = (
         about=_ABOUT,
         trials=contest,
         blocks=_blocks,
-        claims=tuple(claim for own in _JUDGED for claim in _claims(*own)),
+        claims=tuple(claim for judged in _JUDGED for claim in _claims(*judged)),
         summary=advice,
     ),
     *(

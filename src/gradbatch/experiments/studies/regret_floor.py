@@ -39,8 +39,8 @@ def _trials(scale: Scale) -> list[Trial]:
         for rule in _RULES:
             settings = planned(RULES[rule], bench)
             low = settings | {"set": (*settings["set"], f"min_batch_size={_FLOOR}")}
-            for name, own in ((rule, settings), (_lowered(rule), low)):
-                trials.append(run(rate=rate, place=place_of(name), **own))
+            for name, chosen in ((rule, settings), (_lowered(rule), low)):
+                trials.append(run(rate=rate, place=place_of(name), **chosen))
     return trials
 
 

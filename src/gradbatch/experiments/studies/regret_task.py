@@ -182,7 +182,7 @@ def _plot(field: Field) -> Plot | None:
     if not legend:
         return None
     points = [_points([one for one in row if one is not None]) for row in rows]
-    scores = [score for own in points if own is not None for score in own.y]
+    scores = [score for curve in points if curve is not None for score in curve.y]
     is_share = field.bench.metric.is_share
     panel = Panel(
         title=f"{field.bench.name}: {field.bench.metric.name}",

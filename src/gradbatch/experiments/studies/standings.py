@@ -199,7 +199,7 @@ class Field:
         sign = 1 if self.bench.metric.is_higher_better else -1
         found = [self.over_rates(kind="none", size=size) for size in self.bench.sizes]
         known = [standings for standings in found if standings and len(standings) == len(self.rates)]
-        return max(known, key=lambda own: sign * mean(one.validation for one in own), default=[])
+        return max(known, key=lambda contender: sign * mean(one.validation for one in contender), default=[])
 
     def to_target(self, outcome: Outcome, target: float, name: str) -> float:
         """A cost at the first evaluation with a validation score as good as the target, nan where none has it."""
@@ -229,7 +229,7 @@ class Field:
         lines = set()
         for outcomes in found.values():
             paces = [[_pace(one, unit) for one in outcomes] for unit in ("updates", "samples")]
-            limits = [_SLOWED * median(own) for own in paces]
+            limits = [_SLOWED * median(pace) for pace in paces]
             for one, *pace in zip(outcomes, *paces, strict=True):
                 if all(value > limit for value, limit in zip(pace, limits, strict=True)):
                     lines.add(one.line)
