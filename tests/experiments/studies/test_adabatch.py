@@ -7,7 +7,8 @@ from cases import progress
 from experiments.reproduce.outcomes import outcome, results
 from gradbatch.experiments.reproduce.experiment import Plot, Table
 from gradbatch.experiments.rule_settings import build_rule
-from gradbatch.experiments.studies.adabatch import EXPERIMENTS, stage_seconds
+from gradbatch.experiments.studies.adabatch import EXPERIMENTS
+from gradbatch.experiments.studies.adabatch_page import stage_seconds
 
 CIFAR10, LONG, FASHION = EXPERIMENTS
 WITHIN, BETTER, FASTER = (claim.judge for claim in FASHION.claims)

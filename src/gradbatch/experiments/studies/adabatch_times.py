@@ -27,7 +27,8 @@ from gradbatch.experiments.reproduce.experiment import Block, Claim, Experiment,
 from gradbatch.experiments.reproduce.results import Outcome, Results
 from gradbatch.experiments.reproduce.trial import Trial, trial
 from gradbatch.experiments.settings import TrainSettings
-from gradbatch.experiments.studies.adabatch import FIRST_SIZES, NUM_STAGES, SOURCE
+from gradbatch.experiments.studies.adabatch import FIRST_SIZES, SOURCE
+from gradbatch.experiments.studies.adabatch_page import NUM_STAGES
 from gradbatch.experiments.studies.clock import wait_for
 
 __all__ = ["EXPERIMENTS", "gain", "time_sizes"]
