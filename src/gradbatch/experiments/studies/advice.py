@@ -214,6 +214,8 @@ def _costs(fields: Sequence[Field]) -> Table:
 
 def _cost(found: Mapping[str, Cost], name: str) -> str:
     """Samples, updates and seconds of one contender on one task."""
+    if name not in found:
+        return NONE
     cost = found[name]
     if math.isnan(cost.samples):
         return f"{cost.num_reached} of {len(cost.standing.outcomes)}"
