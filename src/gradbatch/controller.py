@@ -60,8 +60,8 @@ class Controller:
             less than twice that. By default the last batch is what the others leave, as a ``DataLoader``'s is; with
             sizes that a rule chooses that may be a sample or two, and a full step on so few can undo much training.
             Such a batch is then rare, but not ruled out: a budget may end just behind an epoch. The halves need not be
-            multiples of anything, whatever the rule's sizes are. Rules that leave out
-            an epoch's short last batch, as `DBA` does when it counts what it selected, leave out both halves.
+            multiples of anything, whatever the rule's sizes are. Rules that leave out an epoch's short last batch, as
+            `DBA` does when it counts what it selected, leave out both halves.
         estimator: How statistics are measured, see `Probe`: ``"auto"``, ``"layers"`` or ``"chunks"``. ``chunks``
             cuts a batch into at least four pieces where training would use fewer.
         sample_fraction: Measure this part of each batch only, see `Probe`.

@@ -20,7 +20,7 @@ from gradbatch.experiments.studies.gains import (
     unsearched,
     update_ratio,
 )
-from gradbatch.experiments.studies.goals import ENOUGH, ENOUGH_UNTOUCHED, GOALS, Goal, is_developed_on
+from gradbatch.experiments.studies.goals import ENOUGH, ENOUGH_UNTOUCHED, GOALS, JUDGED, Goal, is_developed_on
 from gradbatch.experiments.studies.ranking import whole_fields
 from gradbatch.experiments.studies.standings import Field
 
@@ -28,8 +28,6 @@ __all__ = ["advice", "by_task"]
 
 _OURS, _BUDGETED = "noise-floor", "noise-floor, the budget known"
 """Our own rule, and its variant that is told when training ends."""
-
-_HELD_AGAINST_GOALS = ((_OURS, "sgd"), (_BUDGETED, "sgd"), ("cabs", "sgd"), (_OURS, "adam"), (_BUDGETED, "adam"))
 
 _COMPARED = "better", "worse", "too close to tell"
 """What a rule may be, against something else on a task."""
@@ -156,7 +154,7 @@ def _seeds(fields: Sequence[Field]) -> str:
 def _goals(results: Results) -> Table:
     """On how many tasks the rules reach the goals."""
     fields = {optimizer: whole_fields(results, optimizer) for optimizer in ("sgd", "adam")}
-    columns = [(rule, optimizer) for rule, optimizer in _HELD_AGAINST_GOALS if fields[optimizer]]
+    columns = [(rule, optimizer) for rule, optimizer in JUDGED if fields[optimizer]]
     rows = [[goal.title, *(_reached(goal, fields[optimizer], rule) for rule, optimizer in columns)] for goal in GOALS]
     head = [f"`{rule}`{', Adam' if optimizer == 'adam' else ''}" for rule, optimizer in columns]
     caption = (

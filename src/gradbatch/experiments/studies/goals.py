@@ -9,10 +9,20 @@ from gradbatch.experiments.studies.contest import DEVELOPED_ON
 from gradbatch.experiments.studies.gains import Number, cosine_searched, matched, spread_ratio
 from gradbatch.experiments.studies.standings import Field
 
-__all__ = ["ENOUGH", "ENOUGH_UNTOUCHED", "GOALS", "Goal", "Reached", "is_developed_on", "is_ours"]
+__all__ = ["ENOUGH", "ENOUGH_UNTOUCHED", "GOALS", "JUDGED", "Goal", "Reached", "is_developed_on", "is_ours"]
 
 ENOUGH, ENOUGH_UNTOUCHED = 5, 2
 """Tasks of seven on which a rule must reach a goal, and of those on which it was not developed."""
+
+
+JUDGED = (
+    ("noise-floor", "sgd"),
+    ("noise-floor, the budget known", "sgd"),
+    ("cabs", "sgd"),
+    ("noise-floor", "adam"),
+    ("noise-floor, the budget known", "adam"),
+)
+"""Rules that the goals are held against, and the optimizers."""
 
 
 class Reached(NamedTuple):

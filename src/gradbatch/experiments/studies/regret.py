@@ -13,6 +13,7 @@ from gradbatch.experiments.studies.contest import CONTROLS, RULES, contest, plac
 from gradbatch.experiments.studies.gains import (
     Number,
     against,
+    cosine_searched,
     decayed,
     matched,
     of_learned,
@@ -20,21 +21,12 @@ from gradbatch.experiments.studies.gains import (
     time_ratio,
     update_ratio,
 )
-from gradbatch.experiments.studies.goals import ENOUGH, ENOUGH_UNTOUCHED, GOALS, Goal, is_ours
+from gradbatch.experiments.studies.goals import ENOUGH, ENOUGH_UNTOUCHED, GOALS, JUDGED, Goal, is_ours
 from gradbatch.experiments.studies.ranking import ranking, whole_fields
 from gradbatch.experiments.studies.regret_task import task_blocks
 from gradbatch.experiments.studies.standings import fields_of
 
 __all__ = ["EXPERIMENTS"]
-
-_JUDGED = (
-    ("noise-floor", "sgd"),
-    ("noise-floor, the budget known", "sgd"),
-    ("cabs", "sgd"),
-    ("noise-floor", "adam"),
-    ("noise-floor, the budget known", "adam"),
-)
-"""Rules that the goals are held against, and the optimizers."""
 
 _NAMES = {"sgd": "SGD", "adam": "Adam"}
 
@@ -82,7 +74,7 @@ def _blocks(results: Results) -> list[Block]:
         "### At its best rate, against the best of the grid with constant rates",
         _regrets(results, "Regret", lambda field, name: against(field, name, "none")),
         "### At its best rate, against the best of the grid with a cosine decay",
-        _regrets(results, "Regret", lambda field, name: against(field, name, "cosine")),
+        _regrets(results, "Regret", cosine_searched),
         "### How much the learning rate matters",
         _shares(
             results,
@@ -214,7 +206,7 @@ EXPERIMENTS: Sequence[Experiment] = (
         about=_ABOUT,
         trials=contest,
         blocks=_blocks,
-        claims=tuple(claim for judged in _JUDGED for claim in _claims(*judged)),
+        claims=tuple(claim for judged in JUDGED for claim in _claims(*judged)),
         summary=advice,
     ),
     *(
