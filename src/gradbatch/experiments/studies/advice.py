@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from gradbatch.experiments.reproduce.cells import NONE, signed, two_digits, whole
 from gradbatch.experiments.reproduce.experiment import Block, Table
 from gradbatch.experiments.reproduce.results import Results
-from gradbatch.experiments.studies.benches import BENCHES
-from gradbatch.experiments.studies.contest import RULES
+from gradbatch.experiments.studies.benches import BENCHES, OPTIMIZERS
+from gradbatch.experiments.studies.contest import BUDGETED, OURS, RULES
 from gradbatch.experiments.studies.costs import CONSTANT, COSINE, Cost, costs
 from gradbatch.experiments.studies.gains import (
     Number,
@@ -26,19 +26,16 @@ from gradbatch.experiments.studies.standings import Field
 
 __all__ = ["advice", "by_task"]
 
-_OURS, _BUDGETED = "noise-floor", "noise-floor, the budget known"
-"""Our own rule, and its variant that is told when training ends."""
-
 _COMPARED = "better", "worse", "too close to tell"
 """What a rule may be, against something else on a task."""
 
 _ROWS: Sequence[tuple[str, Number, Callable[[float], str], Sequence[str]]] = (
-    ("lost at the same rate to the best constant batch", matched, signed, (_OURS, _BUDGETED, "cabs", "constant 16")),
-    ("lost at the same rate to the best cosine decay", decayed, signed, (_BUDGETED, "constant 16, cosine")),
-    ("lost at its best rate to the best cosine decay", cosine_searched, signed, (_OURS, _BUDGETED)),
-    ("lost at its best rate to a search", searched, signed, (_OURS, _BUDGETED, "constant 4, cosine")),
-    ("spread, share of a constant batch's", spread_ratio, two_digits, (_OURS, _BUDGETED)),
-    ("updates, share of the best constant batch's", update_ratio, two_digits, (_OURS, _BUDGETED)),
+    ("lost at the same rate to the best constant batch", matched, signed, (OURS, BUDGETED, "cabs", "constant 16")),
+    ("lost at the same rate to the best cosine decay", decayed, signed, (BUDGETED, "constant 16, cosine")),
+    ("lost at its best rate to the best cosine decay", cosine_searched, signed, (OURS, BUDGETED)),
+    ("lost at its best rate to a search", searched, signed, (OURS, BUDGETED, "constant 4, cosine")),
+    ("spread, share of a constant batch's", spread_ratio, two_digits, (OURS, BUDGETED)),
+    ("updates, share of the best constant batch's", update_ratio, two_digits, (OURS, BUDGETED)),
 )
 """What the table by task shows: of whom which number."""
 
@@ -73,7 +70,7 @@ def by_task(results: Results) -> list[Block]:
 def _words(results: Results, fields: Sequence[Field]) -> str:
     """The answer in sentences."""
     num_cells = [2 * len(field.rates) * len(field.bench.sizes) for field in fields]
-    spreads = ", ".join(f"{two_digits(spread_ratio(field, _BUDGETED))} on {_name(field)}" for field in fields)
+    spreads = ", ".join(f"{two_digits(spread_ratio(field, BUDGETED))} on {_name(field)}" for field in fields)
     return (
         "`NoiseFloor` is our own rule. Where noise keeps the loss from falling, it averages more samples. Elsewhere "
         "its batches are of 16 samples, and it raises the learning rate that you chose, up to eightfold "
@@ -81,14 +78,14 @@ def _words(results: Results, fields: Sequence[Field]) -> str:
         f"decay does. {_recommended(results)}\n\n"
         "With SGD, on each task what is lost, in points of its score or per cent of its loss; below 0 it gains:\n\n"
         "- **You would take batches of 16 and not search:** at the same learning rate, against these, `NoiseFloor()` "
-        f"is {_compared(fields, unsearched, _OURS)}.\n"
+        f"is {_compared(fields, unsearched, OURS)}.\n"
         "- **You would search for the batch size:** at the same rate, against the best constant batch there, "
-        f"`NoiseFloor()` is {_compared(fields, matched, _OURS)}.\n"
+        f"`NoiseFloor()` is {_compared(fields, matched, OURS)}.\n"
         "- **You would let the rate decay as well:** at the same rate, against the best batch with a cosine decay, "
-        f"`NoiseFloor(budget=samples)` is {_compared(fields, decayed, _BUDGETED)}.\n"
+        f"`NoiseFloor(budget=samples)` is {_compared(fields, decayed, BUDGETED)}.\n"
         f"- **You would search for everything** ({_from_to(num_cells)} sizes, rates and schedules here): against what "
         "that finds, `NoiseFloor(budget=samples)` at the best of its rates is "
-        f"{_compared(fields, searched, _BUDGETED)}. On {_at_edge(fields)} of {len(fields)} tasks the search ended at "
+        f"{_compared(fields, searched, BUDGETED)}. On {_at_edge(fields)} of {len(fields)} tasks the search ended at "
         "the edge of its grid, so that a larger one may find better.\n"
         "- **You fear a wrong rate:** over a 30-fold range of rates the score with `NoiseFloor(budget=samples)` varies "
         f"by this share of what it does with the best constant batch: {spreads}.\n"
@@ -106,15 +103,15 @@ def _with_adam(fields: Sequence[Field]) -> str:
         return ""
     return (
         f"- **You train with Adam** ({len(fields)} of {len(BENCHES)} tasks are in): at the same rate `NoiseFloor()` "
-        f"is, against the best constant batch, {_compared(fields, matched, _OURS)}. `NoiseFloor(budget=samples)` is, "
-        f"against the best cosine decay, {_compared(fields, decayed, _BUDGETED)}.\n"
+        f"is, against the best constant batch, {_compared(fields, matched, OURS)}. `NoiseFloor(budget=samples)` is, "
+        f"against the best cosine decay, {_compared(fields, decayed, BUDGETED)}.\n"
     )
 
 
 def _recommended(results: Results) -> str:
     """Whether a rule earned to be recommended, with an optimizer with which all tasks are in."""
     texts = []
-    for optimizer, title in {"sgd": "SGD", "adam": "Adam"}.items():
+    for optimizer, title in OPTIMIZERS.items():
         fields = whole_fields(results, optimizer)
         rules = [f"`{name}`" for name in RULES if all(one.reached(fields, name).answer == "holds" for one in GOALS)]
         if len(fields) == len(BENCHES):
@@ -153,7 +150,7 @@ def _seeds(fields: Sequence[Field]) -> str:
 
 def _goals(results: Results) -> Table:
     """On how many tasks the rules reach the goals."""
-    fields = {optimizer: whole_fields(results, optimizer) for optimizer in ("sgd", "adam")}
+    fields = {optimizer: whole_fields(results, optimizer) for optimizer in OPTIMIZERS}
     columns = [(rule, optimizer) for rule, optimizer in JUDGED if fields[optimizer]]
     rows = [[goal.title, *(_reached(goal, fields[optimizer], rule) for rule, optimizer in columns)] for goal in GOALS]
     head = [f"`{rule}`{', Adam' if optimizer == 'adam' else ''}" for rule, optimizer in columns]
@@ -198,8 +195,8 @@ def _costs(fields: Sequence[Field]) -> Table:
     """What it costs to come near the best constant batch."""
     found = {field.bench.name: costs(field) for field in fields}
     rows = [
-        [f"`{name}`" if name.startswith(_OURS) else name, *(_cost(by_name, name) for by_name in found.values())]
-        for name in (CONSTANT, COSINE, _OURS, _BUDGETED)
+        [f"`{name}`" if name.startswith(OURS) else name, *(_cost(by_name, name) for by_name in found.values())]
+        for name in (CONSTANT, COSINE, OURS, BUDGETED)
     ]
     caption = (
         "Samples / updates / seconds to half a point, or 1 %, below the validation score of the best constant batch "

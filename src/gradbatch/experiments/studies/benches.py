@@ -8,7 +8,10 @@ from typing import Any
 from gradbatch.experiments.metrics import Metric
 from gradbatch.experiments.tasks import TASKS
 
-__all__ = ["BENCHES", "Bench"]
+__all__ = ["BENCHES", "OPTIMIZERS", "Bench"]
+
+OPTIMIZERS: Mapping[str, str] = {"sgd": "SGD", "adam": "Adam"}
+"""The optimizers of the comparison, and their names in sentences."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from gradbatch.experiments.studies import (
     dba_figures,
     regret,
     regret_floor,
+    regret_seeds,
     speed,
 )
 
@@ -39,6 +40,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         speed,
         regret,
         regret_floor,
+        regret_seeds,
     )
     for experiment in family.EXPERIMENTS
 }

@@ -9,11 +9,14 @@ from gradbatch.experiments.reproduce.experiment import Scale
 from gradbatch.experiments.reproduce.trial import Trial, trial
 from gradbatch.experiments.studies.benches import BENCHES, Bench
 
-__all__ = ["CONTROLS", "DEVELOPED_ON", "RULES", "contest", "place_of", "planned", "trial_on"]
+__all__ = ["BUDGETED", "CONTROLS", "DEVELOPED_ON", "OURS", "RULES", "contest", "place_of", "settings_of", "trial_on"]
+
+OURS, BUDGETED = "noise-floor", "noise-floor, the budget known"
+"""Our own rule, and its variant that is told when training ends."""
 
 RULES: Mapping[str, Mapping[str, Any]] = {
-    "noise-floor": {"rule": "noise-floor"},
-    "noise-floor, the budget known": {"rule": "noise-floor", "set": ("budget={samples}",)},
+    OURS: {"rule": "noise-floor"},
+    BUDGETED: {"rule": "noise-floor", "set": ("budget={samples}",)},
     "noise-floor, the rate left alone": {"rule": "noise-floor", "set": ("max_lr_scale=1",)},
     "cabs": {"rule": "cabs"},
     "cabs, with momentum": {"rule": "cabs", "set": ("with_momentum=true",)},
@@ -53,7 +56,7 @@ DEVELOPED_ON = ("digits", "mnist-1%", "mnist", "fashion-cnn")
 _ONLY_SGD = ("ba", "ba, as in the code", "cabs, with momentum", "adascale")
 """Rules that are about SGD's step, or whose momentum Adam has not."""
 
-_ALWAYS_WITH_ADAM = ("noise-floor", "noise-floor, the budget known", "noise-floor, the rate left alone", "cabs")
+_ALWAYS_WITH_ADAM = (OURS, BUDGETED, "noise-floor, the rate left alone", "cabs")
 """Rules that run with Adam on dear tasks too."""
 
 
@@ -101,10 +104,10 @@ def _trials(bench: Bench, optimizer: str, rates: Sequence[float], seed: int) -> 
             for size in bench.sizes:
                 place = {"kind": schedule, "size": size}
                 yield trial_on(bench, optimizer, rate, seed, place, batch_size=size, lr_schedule=schedule)
-    for name, settings in RULES.items():
+    for name in RULES:
         if _takes_part(name, bench, optimizer):
             for rate in rates:
-                yield trial_on(bench, optimizer, rate, seed, {"kind": "rule", "rule": name}, **planned(settings, bench))
+                yield trial_on(bench, optimizer, rate, seed, place_of(name), **settings_of(name, bench))
 
 
 def _takes_part(rule: str, bench: Bench, optimizer: str) -> bool:
@@ -121,7 +124,7 @@ def _quick(bench: Bench) -> Iterator[Trial]:
             for size in (16, 128):
                 place = {"kind": schedule, "size": size}
                 yield trial_on(bench, "sgd", rate, 0, place, batch_size=size, lr_schedule=schedule, samples=3000)
-        for name in ("noise-floor", "cabs"):
+        for name in (OURS, "cabs"):
             yield trial_on(bench, "sgd", rate, 0, {"kind": "rule", "rule": name}, **RULES[name], samples=3000)
 
 
@@ -152,15 +155,18 @@ def trial_on(bench: Bench, optimizer: str, rate: float, seed: int, place: Mappin
     return trial(place=where, seed=seed, **settings)
 
 
-def planned(settings: Mapping[str, Any], bench: Bench) -> dict[str, Any]:
-    """A rule's settings with the budget of the task in them.
+def settings_of(name: str, bench: Bench) -> dict[str, Any]:
+    """What a contender sets on a task, the task's budget where its rule plans for one.
 
     Args:
-        settings: A value of `RULES`.
+        name: Of `RULES` or `CONTROLS`.
         bench: The task.
 
     Returns:
         Fields of `TrainSettings`.
     """
+    if name in CONTROLS:
+        return {"batch_size": CONTROLS[name]["size"], "lr_schedule": CONTROLS[name]["kind"]}
+    settings = RULES[name]
     plan = {"samples": bench.samples, "interval": max(1, round(bench.samples / bench.train_samples / 5))}
     return {**settings, "set": tuple(text.format(**plan) for text in settings.get("set", ()))}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from gradbatch.experiments.reproduce.cells import signed, two_digits
-from gradbatch.experiments.studies.contest import DEVELOPED_ON
+from gradbatch.experiments.studies.contest import BUDGETED, DEVELOPED_ON, OURS
 from gradbatch.experiments.studies.gains import Number, cosine_searched, matched, spread_ratio
 from gradbatch.experiments.studies.standings import Field
 
@@ -16,11 +16,11 @@ ENOUGH, ENOUGH_UNTOUCHED = 5, 2
 
 
 JUDGED = (
-    ("noise-floor", "sgd"),
-    ("noise-floor, the budget known", "sgd"),
+    (OURS, "sgd"),
+    (BUDGETED, "sgd"),
     ("cabs", "sgd"),
-    ("noise-floor", "adam"),
-    ("noise-floor, the budget known", "adam"),
+    (OURS, "adam"),
+    (BUDGETED, "adam"),
 )
 """Rules that the goals are held against, and the optimizers."""
 
@@ -102,7 +102,7 @@ class Goal:
 
 def is_ours(rule: str) -> bool:
     """Whether a rule is our own, developed on some of the tasks."""
-    return rule.startswith("noise-floor")
+    return rule.startswith(OURS)
 
 
 def is_developed_on(field: Field) -> bool:

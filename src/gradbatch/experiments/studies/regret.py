@@ -8,8 +8,8 @@ from gradbatch.experiments.reproduce.cells import mean_of, one_digit, signed, tw
 from gradbatch.experiments.reproduce.experiment import Block, Claim, Experiment, Table, Verdict
 from gradbatch.experiments.reproduce.results import Results
 from gradbatch.experiments.studies.advice import advice, by_task
-from gradbatch.experiments.studies.benches import BENCHES, Bench
-from gradbatch.experiments.studies.contest import CONTROLS, RULES, contest, place_of
+from gradbatch.experiments.studies.benches import BENCHES, OPTIMIZERS, Bench
+from gradbatch.experiments.studies.contest import CONTROLS, OURS, RULES, contest, place_of
 from gradbatch.experiments.studies.gains import (
     Number,
     against,
@@ -27,8 +27,6 @@ from gradbatch.experiments.studies.regret_task import task_blocks
 from gradbatch.experiments.studies.standings import fields_of
 
 __all__ = ["EXPERIMENTS"]
-
-_NAMES = {"sgd": "SGD", "adam": "Adam"}
 
 
 def _regrets(results: Results, title: str, regret: Number) -> Table:
@@ -54,7 +52,7 @@ def _summary(results: Results, title: str, number: Number, averaged: Number, wri
         values = [number(field, name) for field in fields]
         if any(map(math.isfinite, values)):
             rows.append([name, *map(write, values), write(mean_of(averaged(field, name) for field in known))])
-    heads = (f"{field.bench.name}, {_NAMES[field.optimizer]}" for field in fields)
+    heads = (f"{field.bench.name}, {OPTIMIZERS[field.optimizer]}" for field in fields)
     caption = f"{title}, over the {len(known)} tasks with SGD on which everything was run."
     return Table(caption=caption, head=["", *heads, "mean, SGD"], rows=rows)
 
@@ -107,9 +105,9 @@ def _grid_cost(results: Results) -> Table:
             for one in field.over_rates(kind=kind, size=size)
         ]
         if field.has(kind="none") and field.has(kind="cosine"):
-            name = f"{field.bench.name}, {_NAMES[field.optimizer]}"
+            name = f"{field.bench.name}, {OPTIMIZERS[field.optimizer]}"
             seconds = sum(field.seconds(one) for one in grid if not math.isnan(field.seconds(one)))
-            rule = field.over_rates(**place_of("noise-floor")) if field.has(**place_of("noise-floor")) else []
+            rule = field.over_rates(**place_of(OURS)) if field.has(**place_of(OURS)) else []
             numbers = (whole(len(grid) * field.samples), whole(seconds), whole(field.samples))
             rows.append([name, f"{len(grid)}", *numbers, one_digit(mean_of(field.seconds(one) for one in rule))])
     caption = (
@@ -139,7 +137,7 @@ def _claims(rule: str, optimizer: str) -> tuple[Claim, ...]:
     tasks = f"on at least {ENOUGH} of the seven tasks{untouched if is_ours(rule) else ''}"
     return tuple(
         Claim(
-            text=goal.claim.format(rule=rule, optimizer=_NAMES[optimizer]),
+            text=goal.claim.format(rule=rule, optimizer=OPTIMIZERS[optimizer]),
             criterion=f"{goal.criterion}, {tasks}",
             judge=partial(_judge, goal, rule),
             place={"optimizer": optimizer, "rule": frozenset({None, rule})},  # constant batches have no rule
@@ -188,7 +186,8 @@ def _about(bench: Bench) -> str:
     """What a task's page says of it."""
     test = "the end of the text" if bench.test_samples is None else f"{bench.test_samples:,} test samples"
     rates = "; ".join(
-        f"{_NAMES[optimizer]} {', '.join(f'{rate:g}' for rate in rates)}" for optimizer, rates in bench.rates.items()
+        f"{OPTIMIZERS[optimizer]} {', '.join(f'{rate:g}' for rate in rates)}"
+        for optimizer, rates in bench.rates.items()
     )
     return (
         f"Task `{bench.settings['task']}`, network `{bench.settings['model']}`: {bench.train_samples:,} training "

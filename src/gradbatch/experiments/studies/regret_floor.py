@@ -10,14 +10,14 @@ from gradbatch.experiments.reproduce.experiment import Block, Claim, Experiment,
 from gradbatch.experiments.reproduce.results import Outcome, Results
 from gradbatch.experiments.reproduce.trial import Trial
 from gradbatch.experiments.studies.benches import BENCHES
-from gradbatch.experiments.studies.contest import CONTROLS, RULES, place_of, planned, trial_on
+from gradbatch.experiments.studies.contest import BUDGETED, CONTROLS, OURS, place_of, settings_of, trial_on
 from gradbatch.experiments.studies.standings import Field
 
 __all__ = ["EXPERIMENTS"]
 
 _TASK = {"quick": "digits", "full": "shakespeare"}
 _FLOOR = 4
-_RULES = ("noise-floor", "noise-floor, the budget known", "cabs")
+_RULES = (OURS, BUDGETED, "cabs")
 _CONSTANTS = ("constant 4", "constant 16")
 
 
@@ -34,10 +34,9 @@ def _trials(scale: Scale) -> list[Trial]:
     trials = []
     for rate in rates:
         for name in _CONSTANTS:
-            place = CONTROLS[name]
-            trials.append(run(rate=rate, place=place, batch_size=place["size"], lr_schedule=place["kind"]))
+            trials.append(run(rate=rate, place=place_of(name), **settings_of(name, bench)))
         for rule in _RULES:
-            settings = planned(RULES[rule], bench)
+            settings = settings_of(rule, bench)
             low = settings | {"set": (*settings["set"], f"min_batch_size={_FLOOR}")}
             for name, chosen in ((rule, settings), (_lowered(rule), low)):
                 trials.append(run(rate=rate, place=place_of(name), **chosen))

@@ -122,8 +122,8 @@ class Field:
             (rate, kind, size, rule): Standing(
                 rate=rate,
                 size=size,
-                test=mean(self._score(outcome, "test_score") for outcome in outcomes),
-                validation=mean(self._score(outcome, "validation_score") for outcome in outcomes),
+                test=mean(self.score(outcome) for outcome in outcomes),
+                validation=mean(self.score(outcome, "validation_score") for outcome in outcomes),
                 outcomes=outcomes,
             )
             for (rate, kind, size, rule), outcomes in found.items()
@@ -258,12 +258,12 @@ class Field:
         """
         deviations = []
         for one in self._standings.values():
-            scores = [self._score(outcome, "test_score") for outcome in one.outcomes]
+            scores = [self.score(outcome) for outcome in one.outcomes]
             if len(scores) > 1:
                 deviations.append(abs(self.bench.loss_of(one.test + stdev(scores), one.test)))
         return median(deviations) if deviations else math.nan
 
-    def _score(self, outcome: Outcome, name: str) -> float:
+    def score(self, outcome: Outcome, name: str = "test_score") -> float:
         """The last score; that of a model that knows nothing where training diverged, or ended worse than that."""
         score, chance = final(outcome, name), self.bench.chance
         if outcome.is_diverged or not math.isfinite(score):
