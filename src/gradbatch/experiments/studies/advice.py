@@ -70,7 +70,6 @@ def by_task(results: Results) -> list[Block]:
 def _words(results: Results, fields: Sequence[Field]) -> str:
     """The answer in sentences."""
     num_cells = [2 * len(field.rates) * len(field.bench.sizes) for field in fields]
-    spreads = ", ".join(f"{two_digits(spread_ratio(field, BUDGETED))} on {_name(field)}" for field in fields)
     return (
         "`NoiseFloor` is our own rule. Where noise keeps the loss from falling, it averages more samples. Elsewhere "
         "its batches are of 16 samples, and it raises the learning rate that you chose, up to eightfold "
@@ -88,7 +87,7 @@ def _words(results: Results, fields: Sequence[Field]) -> str:
         f"{_compared(fields, searched, BUDGETED)}. On {_at_edge(fields)} of {len(fields)} tasks the search ended at "
         "the edge of its grid, so that a larger one may find better.\n"
         "- **You fear a wrong rate:** over a 30-fold range of rates the score with `NoiseFloor(budget=samples)` varies "
-        f"by this share of what it does with the best constant batch: {spreads}.\n"
+        f"by this share of what it does with the best constant batch: {_spreads(fields)}.\n"
         f"{_with_adam(whole_fields(results, 'adam'))}\n"
         f"{len(fields)} of {len(BENCHES)} tasks are in, with {_seeds(fields)}. Too close to tell is what is within the "
         "chance of the seeds or, where there is one seed, of the test set. † tasks that `NoiseFloor` was not developed "
@@ -102,10 +101,18 @@ def _with_adam(fields: Sequence[Field]) -> str:
     if not fields:
         return ""
     return (
-        f"- **You train with Adam** ({len(fields)} of {len(BENCHES)} tasks are in): at the same rate `NoiseFloor()` "
-        f"is, against the best constant batch, {_compared(fields, matched, OURS)}. `NoiseFloor(budget=samples)` is, "
-        f"against the best cosine decay, {_compared(fields, decayed, BUDGETED)}.\n"
+        f"- **You train with Adam** ({len(fields)} of {len(BENCHES)} tasks are in): at the same rate, against batches "
+        f"of 16, `NoiseFloor()` is {_compared(fields, unsearched, OURS)}. Against the best constant batch it is "
+        f"{_compared(fields, matched, OURS)}. Against the best cosine decay `NoiseFloor(budget=samples)` is "
+        f"{_compared(fields, decayed, BUDGETED)}. At the best of its rates, against a search for everything, it is "
+        f"{_compared(fields, searched, BUDGETED)}, that search ending at the edge of its grid on {_at_edge(fields)} of "
+        f"{len(fields)}. Shares of the spread over the rates: {_spreads(fields)}.\n"
     )
+
+
+def _spreads(fields: Sequence[Field]) -> str:
+    """How much the score depends on the rate, as a share of what it does with a constant batch."""
+    return ", ".join(f"{two_digits(spread_ratio(field, BUDGETED))} on {_name(field)}" for field in fields)
 
 
 def _recommended(results: Results) -> str:
@@ -116,7 +123,7 @@ def _recommended(results: Results) -> str:
         rules = [f"`{name}`" for name in RULES if all(one.reached(fields, name).answer == "holds" for one in GOALS)]
         if len(fields) == len(BENCHES):
             texts.append(
-                f"With {title} all of the goals below are reached by {_and(rules)}."
+                f"With {title} all of the goals below are reached by {_and(rules)}, which we recommend there."
                 if rules
                 else f"With {title} no rule reaches all of the goals below, so that we recommend none as a default."
             )
