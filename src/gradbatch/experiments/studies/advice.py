@@ -11,9 +11,9 @@ from gradbatch.experiments.studies.contest import BUDGETED, OURS, RULES
 from gradbatch.experiments.studies.costs import CONSTANT, COSINE, Cost, costs
 from gradbatch.experiments.studies.gains import (
     Number,
-    chance_of,
     cosine_searched,
     decayed,
+    is_told,
     matched,
     searched,
     spread_ratio,
@@ -90,9 +90,10 @@ def _words(results: Results, fields: Sequence[Field]) -> str:
         f"by this share of what it does with the best constant batch: {_spreads(fields)}.\n"
         f"{_with_adam(whole_fields(results, 'adam'))}\n"
         f"{len(fields)} of {len(BENCHES)} tasks are in, with {_seeds(fields)}. Too close to tell is what is within the "
-        "chance of the seeds or, where there is one seed, of the test set. † tasks that `NoiseFloor` was not developed "
-        "on. All see the same number of samples, on a CPU, which favours small batches. All rules, constant batches "
-        "beside them, and costs in samples, updates and seconds: [the comparison](regret.md)."
+        "chance of the seeds or, where there is one seed, of the test set ([is that enough?](regret-seeds.md)). † "
+        "tasks that `NoiseFloor` was not developed on. All see the same number of samples, on a CPU, which favours small "
+        "batches. All rules, constant batches beside them, and costs in samples, updates and seconds: [the "
+        "comparison](regret.md)."
     )
 
 
@@ -106,7 +107,7 @@ def _with_adam(fields: Sequence[Field]) -> str:
         f"{_compared(fields, matched, OURS)}. Against the best cosine decay `NoiseFloor(budget=samples)` is "
         f"{_compared(fields, decayed, BUDGETED)}. At the best of its rates, against a search for everything, it is "
         f"{_compared(fields, searched, BUDGETED)}, that search ending at the edge of its grid on {_at_edge(fields)} of "
-        f"{len(fields)}. Shares of the spread over the rates: {_spreads(fields)}.\n"
+        f"{len(fields)}. Over the rates its score varies by this share of a constant batch's: {_spreads(fields)}.\n"
     )
 
 
@@ -134,8 +135,8 @@ def _compared(fields: Sequence[Field], regret: Number, name: str) -> str:
     """Where a contender is better or worse, and where neither can be told."""
     parts: dict[str, list[str]] = {answer: [] for answer in _COMPARED}
     for field in fields:
-        loss, chance = regret(field, name), chance_of(regret, field, name)
-        answer = "worse" if loss > chance else "better" if loss < -chance else "too close to tell"
+        loss = regret(field, name)
+        answer = ("worse" if loss > 0 else "better") if is_told(regret, field, name) else "too close to tell"
         parts[answer].append(f"{_name(field)} ({signed(loss)})")
     return "; ".join(f"{answer} on {_and(tasks)}" for answer, tasks in parts.items() if tasks)
 
@@ -193,9 +194,8 @@ def _numbers(fields: Sequence[Field]) -> Table:
 
 def _cell(field: Field, number: Number, write: Callable[[float], str], name: str) -> str:
     """One number on one task."""
-    value = number(field, name)
-    is_told = write is signed and abs(value) > chance_of(number, field, name)
-    return f"**{write(value)}**" if is_told else write(value)
+    text = write(number(field, name))
+    return f"**{text}**" if write is signed and is_told(number, field, name) else text
 
 
 def _costs(fields: Sequence[Field]) -> Table:

@@ -9,15 +9,26 @@ from gradbatch.experiments.reproduce.experiment import Scale
 from gradbatch.experiments.reproduce.trial import Trial, trial
 from gradbatch.experiments.studies.benches import BENCHES, Bench
 
-__all__ = ["BUDGETED", "CONTROLS", "DEVELOPED_ON", "OURS", "RULES", "contest", "place_of", "settings_of", "trial_on"]
+__all__ = [
+    "BUDGETED",
+    "CONTROLS",
+    "DEVELOPED_ON",
+    "LEFT_ALONE",
+    "OURS",
+    "RULES",
+    "contest",
+    "place_of",
+    "setup_of",
+    "trial_on",
+]
 
-OURS, BUDGETED = "noise-floor", "noise-floor, the budget known"
-"""Our own rule, and its variant that is told when training ends."""
+OURS, BUDGETED, LEFT_ALONE = "noise-floor", "noise-floor, the budget known", "noise-floor, the rate left alone"
+"""Our own rule, its variant that is told when training ends, and that which changes the batch size alone."""
 
 RULES: Mapping[str, Mapping[str, Any]] = {
     OURS: {"rule": "noise-floor"},
     BUDGETED: {"rule": "noise-floor", "set": ("budget={samples}",)},
-    "noise-floor, the rate left alone": {"rule": "noise-floor", "set": ("max_lr_scale=1",)},
+    LEFT_ALONE: {"rule": "noise-floor", "set": ("max_lr_scale=1",)},
     "cabs": {"rule": "cabs"},
     "cabs, with momentum": {"rule": "cabs", "set": ("with_momentum=true",)},
     "ba": {"rule": "ba", "set": ("momentum=0.9",)},
@@ -56,7 +67,7 @@ DEVELOPED_ON = ("digits", "mnist-1%", "mnist", "fashion-cnn")
 _ONLY_SGD = ("ba", "ba, as in the code", "cabs, with momentum", "adascale")
 """Rules that are about SGD's step, or whose momentum Adam has not."""
 
-_ALWAYS_WITH_ADAM = (OURS, BUDGETED, "noise-floor, the rate left alone", "cabs")
+_ALWAYS_WITH_ADAM = (OURS, BUDGETED, LEFT_ALONE, "cabs")
 """Rules that run with Adam on dear tasks too."""
 
 
@@ -107,7 +118,7 @@ def _trials(bench: Bench, optimizer: str, rates: Sequence[float], seed: int) -> 
     for name in RULES:
         if _takes_part(name, bench, optimizer):
             for rate in rates:
-                yield trial_on(bench, optimizer, rate, seed, place_of(name), **settings_of(name, bench))
+                yield trial_on(bench, optimizer, rate, seed, place_of(name), **setup_of(name, bench))
 
 
 def _takes_part(rule: str, bench: Bench, optimizer: str) -> bool:
@@ -125,7 +136,7 @@ def _quick(bench: Bench) -> Iterator[Trial]:
                 place = {"kind": schedule, "size": size}
                 yield trial_on(bench, "sgd", rate, 0, place, batch_size=size, lr_schedule=schedule, samples=3000)
         for name in (OURS, "cabs"):
-            yield trial_on(bench, "sgd", rate, 0, {"kind": "rule", "rule": name}, **RULES[name], samples=3000)
+            yield trial_on(bench, "sgd", rate, 0, place_of(name), **setup_of(name, bench), samples=3000)
 
 
 def trial_on(bench: Bench, optimizer: str, rate: float, seed: int, place: Mapping[str, Any], **changes: Any) -> Trial:
@@ -155,7 +166,7 @@ def trial_on(bench: Bench, optimizer: str, rate: float, seed: int, place: Mappin
     return trial(place=where, seed=seed, **settings)
 
 
-def settings_of(name: str, bench: Bench) -> dict[str, Any]:
+def setup_of(name: str, bench: Bench) -> dict[str, Any]:
     """What a contender sets on a task, the task's budget where its rule plans for one.
 
     Args:

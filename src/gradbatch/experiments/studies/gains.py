@@ -14,6 +14,7 @@ __all__ = [
     "chance_of",
     "cosine_searched",
     "decayed",
+    "is_told",
     "matched",
     "of_learned",
     "searched",
@@ -54,6 +55,20 @@ def chance_of(regret: Number, field: Field, name: str) -> float:
     best = field.best_of_grid("none", "cosine")
     assert best is not None, "a regret is known where a grid is"
     return field.bench.resolution(best.test)
+
+
+def is_told(regret: Number, field: Field, name: str) -> bool:
+    """Whether the sign of a regret is more than chance, see `chance_of`; not where it is nan.
+
+    Args:
+        regret: In the units of `Bench.loss_of`.
+        field: The task.
+        name: Of the contender.
+
+    Returns:
+        Whether it is.
+    """
+    return abs(regret(field, name)) > chance_of(regret, field, name)
 
 
 def of_learned(regret: Number, field: Field, name: str) -> float:

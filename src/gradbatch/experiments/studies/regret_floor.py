@@ -10,7 +10,7 @@ from gradbatch.experiments.reproduce.experiment import Block, Claim, Experiment,
 from gradbatch.experiments.reproduce.results import Outcome, Results
 from gradbatch.experiments.reproduce.trial import Trial
 from gradbatch.experiments.studies.benches import BENCHES
-from gradbatch.experiments.studies.contest import BUDGETED, CONTROLS, OURS, place_of, settings_of, trial_on
+from gradbatch.experiments.studies.contest import BUDGETED, CONTROLS, OURS, place_of, setup_of, trial_on
 from gradbatch.experiments.studies.standings import Field
 
 __all__ = ["EXPERIMENTS"]
@@ -34,9 +34,9 @@ def _trials(scale: Scale) -> list[Trial]:
     trials = []
     for rate in rates:
         for name in _CONSTANTS:
-            trials.append(run(rate=rate, place=place_of(name), **settings_of(name, bench)))
+            trials.append(run(rate=rate, place=place_of(name), **setup_of(name, bench)))
         for rule in _RULES:
-            settings = settings_of(rule, bench)
+            settings = setup_of(rule, bench)
             low = settings | {"set": (*settings["set"], f"min_batch_size={_FLOOR}")}
             for name, chosen in ((rule, settings), (_lowered(rule), low)):
                 trials.append(run(rate=rate, place=place_of(name), **chosen))

@@ -11,7 +11,7 @@ from gradbatch.experiments.reproduce.cells import NONE, lines, mean_of, one_digi
 from gradbatch.experiments.reproduce.drawing import curves_of
 from gradbatch.experiments.reproduce.experiment import Block, Plot, Table
 from gradbatch.experiments.reproduce.results import Results
-from gradbatch.experiments.studies.contest import BUDGETED, CONTROLS, OURS, RULES, place_of
+from gradbatch.experiments.studies.contest import BUDGETED, CONTROLS, LEFT_ALONE, OURS, RULES, place_of
 from gradbatch.experiments.studies.costs import costs, target_of
 from gradbatch.experiments.studies.standings import Field, Standing
 
@@ -22,7 +22,7 @@ _OPTIMIZERS = {"sgd": "SGD with momentum 0.9", "adam": "Adam"}
 _DRAWN = (
     OURS,
     BUDGETED,
-    "noise-floor, the rate left alone",
+    LEFT_ALONE,
     "cabs",
     "ba",
     "divebatch",

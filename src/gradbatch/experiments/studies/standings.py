@@ -264,7 +264,15 @@ class Field:
         return median(deviations) if deviations else math.nan
 
     def score(self, outcome: Outcome, name: str = "test_score") -> float:
-        """The last score; that of a model that knows nothing where training diverged, or ended worse than that."""
+        """The last score; that of a model that knows nothing where training diverged, or ended worse than that.
+
+        Args:
+            outcome: Of a run.
+            name: ``"test_score"`` or ``"validation_score"``.
+
+        Returns:
+            In the units of the task's metric.
+        """
         score, chance = final(outcome, name), self.bench.chance
         if outcome.is_diverged or not math.isfinite(score):
             return chance
