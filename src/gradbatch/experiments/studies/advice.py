@@ -91,8 +91,8 @@ def _words(results: Results, fields: Sequence[Field]) -> str:
         f"{_with_adam(whole_fields(results, 'adam'))}\n"
         f"{len(fields)} of {len(BENCHES)} tasks are in, with {_seeds(fields)}. Too close to tell is what is within the "
         "chance of the seeds or, where there is one seed, of the test set ([is that enough?](regret-seeds.md)). † "
-        "tasks that `NoiseFloor` was not developed on. All see the same number of samples, on a CPU, which favours small "
-        "batches. All rules, constant batches beside them, and costs in samples, updates and seconds: [the "
+        "tasks that `NoiseFloor` was not developed on. All see the same number of samples, on a CPU, which favours "
+        "small batches. All rules, constant batches beside them, and costs in samples, updates and seconds: [the "
         "comparison](regret.md)."
     )
 
