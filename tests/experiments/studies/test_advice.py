@@ -10,15 +10,18 @@ from gradbatch.experiments.studies.contest import DEVELOPED_ON, OURS, contest
 
 def test_the_answer_names_one_rule_and_says_what_cannot_be_told():
     own = field().results
-    (_, text, goals), (tasks, costs) = advice(own), by_task(own)
+    (_, text, answers, goals), (tasks, costs) = advice(own), by_task(own)
     # All rules lose 2 points at the same rate, 3 to a decay and 5.5 to a search, with every seed alike.
-    assert "at the same rate, against the best constant batch there, `NoiseFloor()` is worse on digits (+2.00)." in text
-    assert "(64 sizes, rates and schedules here)" in text
-    assert "On 1 of 1 tasks the search ended at the edge of its grid" in text  # 4 samples
+    assert [row[1:] for row in answers.rows] == [
+        ["SGD", "**-3.75**", "1 / 0"],
+        ["SGD", "**+2.00**", "0 / 1"],
+        ["SGD", "**+3.00**", "0 / 1"],
+        ["SGD", "**+5.50**", "0 / 1"],
+        ["SGD", "0.25", ""],
+    ]
+    assert "1 of 7 tasks are in, with 3 seeds (digits)." in answers.caption
+    assert "tries 64 sizes, rates and schedules; 1 of 1 ended at the edge of their grid" in answers.caption  # 4 samples
     assert "recommend" not in text  # not before all tasks are in
-    assert "Adam" not in text
-    assert "1 of 7 tasks are in, with 3 seeds (digits)." in text
-    assert "this share of what it does with the best constant batch: 0.25 on digits." in text
     assert goals.head == ["goal", "`noise-floor`", "`noise-floor, the budget known`", "`cabs`"]
     assert [row[1] for row in goals.rows] == ["0 of 1 (no † is in)", "0 of 1 (no † is in)", "1 of 1 (no † is in)"]
     numbers = {(row[0], row[1]): row[2] for row in tasks.rows}
@@ -37,8 +40,21 @@ def test_what_the_seeds_do_not_agree_on_is_undecided():
     def jittered(place):
         return 0.05 * (place["seed"] - 1) if place["kind"] == "rule" else 0.0
 
-    text = advice(field(shift=jittered).results)[1]
-    assert "`NoiseFloor()` is too close to tell on digits (+2.00)." in text
+    answers = advice(field(shift=jittered).results)[2]
+    assert answers.rows[1][2:] == ["+2.00", "0 / 0"]
+
+
+def test_with_both_optimizers_every_question_has_two_rows():
+    def found(trial):
+        scores = [0.9 if trial.place["kind"] == "rule" else 0.8]
+        return outcome(test_score=scores, validation_score=scores, seconds=[1.0], step=[1])
+
+    trials = contest("full", ("digits",))
+    answers = advice(Results(trials, {trial.key: found(trial) for trial in trials}))[2]
+    assert [row[1] for row in answers.rows] == ["SGD", "Adam"] * 5
+    assert [bool(row[0]) for row in answers.rows] == [True, False] * 5
+    half = Results(trials, {trial.key: found(trial) for trial in trials if trial.place["optimizer"] == "sgd"})
+    assert [row[1] for row in advice(half)[2].rows] == ["SGD"] * 5
 
 
 @pytest.mark.parametrize(

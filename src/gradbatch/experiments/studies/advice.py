@@ -26,8 +26,22 @@ from gradbatch.experiments.studies.standings import Field
 
 __all__ = ["advice", "by_task"]
 
-_COMPARED = "better", "worse", "too close to tell"
-"""What a rule may be, against something else on a task."""
+_Row = tuple[str, Number, Callable[[float], str], str]
+"""A question, the number that answers it, how that is written, and of whom it is."""
+
+_ANSWERS: Sequence[_Row] = (
+    ("`NoiseFloor()` against batches of 16, at the same rate", unsearched, signed, OURS),
+    ("`NoiseFloor()` against the best constant batch, at the same rate", matched, signed, OURS),
+    ("`NoiseFloor(budget=…)` against the best cosine decay, at the same rate", decayed, signed, BUDGETED),
+    ("`NoiseFloor(budget=…)`, at its best rate, against a search for everything", searched, signed, BUDGETED),
+    (
+        "`NoiseFloor(budget=…)`: spread over 30-fold rates, share of a constant batch's",
+        spread_ratio,
+        two_digits,
+        BUDGETED,
+    ),
+)
+"""What the answer shows."""
 
 _ROWS: Sequence[tuple[str, Number, Callable[[float], str], Sequence[str]]] = (
     ("lost at the same rate to the best constant batch", matched, signed, (OURS, BUDGETED, "cabs", "constant 16")),
@@ -47,11 +61,13 @@ def advice(results: Results) -> list[Block]:
         results: Of the comparison.
 
     Returns:
-        A heading, sentences and a table, over the tasks with SGD on which everything was run; nothing without such a
+        A heading, sentences and two tables, over the tasks with SGD on which everything was run; nothing without such a
         task.
     """
     fields = whole_fields(results)
-    return ["## What to use", _words(results, fields), _goals(results)] if fields else []
+    if not fields:
+        return []
+    return ["## What to use", _words(results), _answers(results, fields), _goals(results)]
 
 
 def by_task(results: Results) -> list[Block]:
@@ -67,53 +83,49 @@ def by_task(results: Results) -> list[Block]:
     return [_numbers(fields), _costs(fields)] if fields else []
 
 
-def _words(results: Results, fields: Sequence[Field]) -> str:
+def _words(results: Results) -> str:
     """The answer in sentences."""
-    num_cells = [2 * len(field.rates) * len(field.bench.sizes) for field in fields]
     return (
         "`NoiseFloor` is our own rule. Where noise keeps the loss from falling, it averages more samples. Elsewhere "
         "its batches are of 16 samples, and it raises the learning rate that you chose, up to eightfold "
         "([derivation](../noise-floor.md)); `NoiseFloor(budget=samples)` also knows when training ends, as a cosine "
         f"decay does. {_recommended(results)}\n\n"
-        "With SGD, on each task what is lost, in points of its score or per cent of its loss; below 0 it gains:\n\n"
-        "- **You would take batches of 16 and not search:** at the same learning rate, against these, `NoiseFloor()` "
-        f"is {_compared(fields, unsearched, OURS)}.\n"
-        "- **You would search for the batch size:** at the same rate, against the best constant batch there, "
-        f"`NoiseFloor()` is {_compared(fields, matched, OURS)}.\n"
-        "- **You would let the rate decay as well:** at the same rate, against the best batch with a cosine decay, "
-        f"`NoiseFloor(budget=samples)` is {_compared(fields, decayed, BUDGETED)}.\n"
-        f"- **You would search for everything** ({_from_to(num_cells)} sizes, rates and schedules here): against what "
-        "that finds, `NoiseFloor(budget=samples)` at the best of its rates is "
-        f"{_compared(fields, searched, BUDGETED)}. On {_at_edge(fields)} of {len(fields)} tasks the search ended at "
-        "the edge of its grid, so that a larger one may find better.\n"
-        "- **You fear a wrong rate:** over a 30-fold range of rates the score with `NoiseFloor(budget=samples)` varies "
-        f"by this share of what it does with the best constant batch: {_spreads(fields)}.\n"
-        f"{_with_adam(whole_fields(results, 'adam'))}\n"
-        f"{len(fields)} of {len(BENCHES)} tasks are in, with {_seeds(fields)}. Too close to tell is what is within the "
-        "chance of the seeds or, where there is one seed, of the test set ([is that enough?](regret-seeds.md)). † "
-        "tasks that `NoiseFloor` was not developed on. All see the same number of samples, on a CPU, which favours "
-        "small batches. All rules, constant batches beside them, and costs in samples, updates and seconds: [the "
-        "comparison](regret.md)."
+        "What it loses to what you might do in its place, in points of the score or per cent of shakespeare's loss; "
+        "below 0 it gains. In bold is what is more than chance:"
     )
 
 
-def _with_adam(fields: Sequence[Field]) -> str:
-    """The same questions with Adam, on the tasks that are in."""
-    if not fields:
-        return ""
-    return (
-        f"- **You train with Adam** ({len(fields)} of {len(BENCHES)} tasks are in): at the same rate, against batches "
-        f"of 16, `NoiseFloor()` is {_compared(fields, unsearched, OURS)}. Against the best constant batch it is "
-        f"{_compared(fields, matched, OURS)}. Against the best cosine decay `NoiseFloor(budget=samples)` is "
-        f"{_compared(fields, decayed, BUDGETED)}. At the best of its rates, against a search for everything, it is "
-        f"{_compared(fields, searched, BUDGETED)}, that search ending at the edge of its grid on {_at_edge(fields)} of "
-        f"{len(fields)}. Over the rates its score varies by this share of a constant batch's: {_spreads(fields)}.\n"
+def _answers(results: Results, fields: Sequence[Field]) -> Table:
+    """The answer in numbers, with both optimizers."""
+    whole = {title: {f.bench.name: f for f in whole_fields(results, name)} for name, title in OPTIMIZERS.items()}
+    rows = []
+    for row in _ANSWERS:
+        question = row[0]
+        for title, found in whole.items():
+            if found:
+                rows.append([question, title, *_cells(row, [found.get(field.bench.name) for field in fields])])
+                question = ""
+    num_cells = [2 * len(field.rates) * len(field.bench.sizes) for field in fields]
+    searches = [field for found in whole.values() for field in found.values()]
+    caption = (
+        f"{len(fields)} of {len(BENCHES)} tasks are in, with {_seeds(fields)}. Chance is that of the seeds or, where "
+        "there is one, of the test set ([is that enough?](regret-seeds.md)). At the same rate: means over four rates. "
+        f"A search for everything tries {_from_to(num_cells)} sizes, rates and schedules; {_at_edge(searches)} of "
+        f"{len(searches)} ended at the edge of their grid, so that a larger one may find better. † tasks that "
+        "`NoiseFloor` was not developed on. All see the same number of samples, on a CPU, which favours small batches. "
+        "All rules, constant batches beside them, and costs in samples, updates and seconds: "
+        "[the comparison](regret.md)."
     )
+    return Table(caption=caption, head=["", "", *map(_name, fields), "better / worse"], rows=rows)
 
 
-def _spreads(fields: Sequence[Field]) -> str:
-    """How much the score depends on the rate, as a share of what it does with a constant batch."""
-    return ", ".join(f"{two_digits(spread_ratio(field, BUDGETED))} on {_name(field)}" for field in fields)
+def _cells(row: _Row, fields: Sequence[Field | None]) -> list[str]:
+    """An answer on every task, and on how many it is better or worse by more than chance."""
+    _, number, write, name = row
+    cells = [NONE if field is None else _cell(field, number, write, name) for field in fields]
+    told = [number(field, name) for field in fields if field and is_told(number, field, name)]
+    counts = f"{sum(loss < 0 for loss in told)} / {sum(loss > 0 for loss in told)}"
+    return [*cells, counts if write is signed else ""]
 
 
 def _recommended(results: Results) -> str:
@@ -135,16 +147,6 @@ def _earned(optimizer: str, fields: Sequence[Field]) -> str:
             "nobody has searched for the rate, but recommend no default."
         )
     return f"With {title} no rule reaches all of the goals below, so that we recommend none as a default."
-
-
-def _compared(fields: Sequence[Field], regret: Number, name: str) -> str:
-    """Where a contender is better or worse, and where neither can be told."""
-    parts: dict[str, list[str]] = {answer: [] for answer in _COMPARED}
-    for field in fields:
-        loss = regret(field, name)
-        answer = ("worse" if loss > 0 else "better") if is_told(regret, field, name) else "too close to tell"
-        parts[answer].append(f"{_name(field)} ({signed(loss)})")
-    return "; ".join(f"{answer} on {_and(tasks)}" for answer, tasks in parts.items() if tasks)
 
 
 def _at_edge(fields: Sequence[Field]) -> int:
