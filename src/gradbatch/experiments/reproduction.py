@@ -79,14 +79,16 @@ def draw(experiments: Sequence[Experiment], *, results: Path, pages: Path) -> li
     """Draw the pages of experiments, and the one above them all, from the logs.
 
     Args:
-        experiments: Those whose own pages are drawn.
+        experiments: Those whose own pages are drawn, and with them those of experiments that share their logs.
         results: Folder of the logs.
         pages: Where the pages go.
 
     Returns:
         The pages that were written.
     """
-    return [*write_pages(experiments, results, pages), write_index(EXPERIMENTS.values(), results, pages)]
+    logs = {experiment.log for experiment in experiments}
+    sharing = [experiment for experiment in EXPERIMENTS.values() if experiment.log in logs]
+    return [*write_pages(sharing, results, pages), write_index(EXPERIMENTS.values(), results, pages)]
 
 
 def text_of(experiment: Experiment, scale: Scale, results: Path) -> str:

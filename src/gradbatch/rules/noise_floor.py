@@ -162,7 +162,7 @@ class NoiseFloor(Rule[NoiseFloorState]):
         decision = Decision(
             batch_size=self._size(wanted, progress),
             lr_scale=factor,
-            reason=f"{reason}: {wanted:.4g} samples" + (f", rate x {factor:.3g}" if factor != 1 else ""),
+            reason=f"{reason}: {_written(wanted)}" + (f", rate x {factor:.3g}" if factor != 1 else ""),
             numbers=numbers,
         )
         averaged["lr_scale"] = factor
@@ -254,6 +254,11 @@ def _held(because: str, progress: Progress, state: NoiseFloorState) -> Decision:
     """Size and rate as they were, where a batch says nothing."""
     reason = f"noise-floor: held, {because}"
     return Decision(batch_size=progress.batch_size, lr_scale=state["lr_scale"], reason=reason)
+
+
+def _written(wanted: float) -> str:
+    """The size that the rule asks for; at the end of a budget nothing is left to gain by small batches."""
+    return f"{wanted:.4g} samples" if math.isfinite(wanted) else "as many samples as it may"
 
 
 def _pace(averages: Sequence[RunningMean], progress: Progress) -> float:

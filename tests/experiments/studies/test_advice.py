@@ -17,12 +17,16 @@ def test_the_answer_names_one_rule_and_says_what_cannot_be_told():
         ["SGD", "**+2.00**", "0 / 1"],
         ["SGD", "**+3.00**", "0 / 1"],
         ["SGD", "**+5.50**", "0 / 1"],
+        ["SGD", "**+6.25**", "0 / 1"],
+        ["SGD", "+0.00", "0 / 0"],
         ["SGD", "0.25", ""],
+        ["SGD", "2.50", ""],
     ]
-    assert "1 of 7 tasks are in, with 3 seeds (digits)." in answers.caption
-    assert "tries 64 sizes, rates and schedules; 1 of 1 ended at the edge of their grid" in answers.caption  # 4 samples
+    assert "1 of 7 tasks are in, with 3 seeds (digits);" in answers.caption
+    assert "A search is 64 runs" in answers.caption
+    assert "in 1 of 1 the best has the first or last size or rate" in answers.caption  # 4 samples
     assert "recommend" not in text  # not before all tasks are in
-    assert goals.head == ["goal", "`noise-floor`", "`noise-floor, the budget known`", "`cabs`"]
+    assert goals.head == ["goal", "`NoiseFloor()`, SGD", "`NoiseFloor(budget=…)`, SGD", "`CABS()`, SGD"]
     assert [row[1] for row in goals.rows] == ["0 of 1 (no † is in)", "0 of 1 (no † is in)", "1 of 1 (no † is in)"]
     numbers = {(row[0], row[1]): row[2] for row in tasks.rows}
     assert numbers["lost at its best rate to a search", "`noise-floor`"] == "**+5.50**"
@@ -51,21 +55,21 @@ def test_with_both_optimizers_every_question_has_two_rows():
 
     trials = contest("full", ("digits",))
     answers = advice(Results(trials, {trial.key: found(trial) for trial in trials}))[2]
-    assert [row[1] for row in answers.rows] == ["SGD", "Adam"] * 5
-    assert [bool(row[0]) for row in answers.rows] == [True, False] * 5
+    assert [row[1] for row in answers.rows] == ["SGD", "Adam"] * 8
+    assert [bool(row[0]) for row in answers.rows] == [True, False] * 8
     half = Results(trials, {trial.key: found(trial) for trial in trials if trial.place["optimizer"] == "sgd"})
-    assert [row[1] for row in advice(half)[2].rows] == ["SGD"] * 5
+    assert [row[1] for row in advice(half)[2].rows] == ["SGD"] * 8
 
 
 @pytest.mark.parametrize(
     ("rule", "tasks", "words"),
     [
-        ("cabs", BENCHES, "With SGD all of the goals below are reached by `cabs`, which we recommend there."),
-        (OURS, BENCHES, "With SGD all of the goals below are reached by `noise-floor`, which we recommend there."),
+        ("cabs", BENCHES, "With SGD all of the goals below are reached by `CABS()`, which we recommend there."),
+        (OURS, BENCHES, "With SGD all of the goals below are reached by `NoiseFloor()`, which we recommend there."),
         (
             OURS,
             (*DEVELOPED_ON, "semeval"),
-            "With SGD each of the goals below is reached on at least 5 tasks by `noise-floor`, but",
+            "With SGD, `NoiseFloor()` reaches each of the goals on 5 tasks or more, but",
         ),
         ("cabs", DEVELOPED_ON, "With SGD no rule reaches all of the goals below"),
     ],

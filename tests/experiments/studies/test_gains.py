@@ -14,6 +14,7 @@ from gradbatch.experiments.studies.gains import (
     spread_ratio,
     time_ratio,
     unsearched,
+    untuned,
     update_ratio,
 )
 from gradbatch.experiments.studies.standings import Field
@@ -50,6 +51,12 @@ def test_a_constant_batch_is_a_contender_like_any_rule():
     # It has 0.85, 0.87, 0.89 and 0.91.
     assert matched(own, "constant 16") == pytest.approx(100 * (0.9375 - 0.88))
     assert searched(own, "constant 4, cosine") == pytest.approx(0.0)
+
+
+def test_a_rate_that_nobody_searched_for_loses_the_mean_over_the_rates():
+    # The search finds 0.98; the rule has 0.91, 0.915, 0.92 and 0.925.
+    assert untuned(field(), "cabs") == pytest.approx(100 * (0.98 - 0.9175))
+    assert math.isnan(untuned(field(lambda place: place["kind"] == "cosine" and place["seed"] == 1), "cabs"))
 
 
 def test_what_nobody_searched_for_is_batches_of_16():

@@ -245,15 +245,15 @@ EXPERIMENTS: Sequence[Experiment] = tuple(
             "small one, 500 images of each class, for 100,000 samples, 20 epochs.",
             why="At the authors' rate batches of 16 stop gaining within the first epoch, those of 256 make too few "
             "updates, and those of 64, ahead between, lose ten points in one evaluation. CABS begins with 16 and "
-            "leaves it in the first epoch, as the variance grows and the loss falls. Smith's planned growth does as "
-            "well, and so does a lower rate: at 0.03 batches of 16 come to the target after about 60,900 samples "
-            "and end at 65 %, so that of the two moments only one would be a tenth faster had the constant batch "
-            "its own rate. There CABS hardly leaves its minimum, and is that batch. At 0.3, where batches of 64 and "
-            "more train, the variance is a third of that at 0.1 and the loss stays near 2: the rule asks for 12 to "
-            "15 samples, and fails with its smallest batch. In the long runs the size grows eleven- and ninefold "
-            "and shrinks again, much alike with both moments. The one with the exact moment loses its fit in the "
-            "last epoch (from 54 to 32 %), and had lost it for one at its largest sizes; why, one run does not "
-            "tell.",
+            "leaves it in the first epoch, as the variance grows and the loss falls. Smith's planned growth needs "
+            "fewer samples still and ends higher, and a lower rate does as much: at 0.03 batches of 16 come to the "
+            "target after about 60,900 samples and end at 65 %, so that of the two moments only one would be a tenth "
+            "faster had the constant batch its own rate. There CABS hardly leaves its minimum, and is that batch. At "
+            "0.3, where batches of 64 and more train, the variance is a third of that at 0.1 and the loss stays near "
+            "2: the rule asks for 12 to 15 samples, and fails with its smallest batch. In the long runs the size "
+            "grows eleven- and ninefold and shrinks again, much alike with both moments. The one with the exact "
+            "moment loses its fit in the last epoch (from 54 to 32 %), and had lost it for one at its largest sizes; "
+            "why, one run does not tell.",
         ),
     )
 )

@@ -21,6 +21,7 @@ __all__ = [
     "spread_ratio",
     "time_ratio",
     "unsearched",
+    "untuned",
     "update_ratio",
 ]
 
@@ -140,6 +141,22 @@ def searched(field: Field, name: str) -> float:
         In the units of `Bench.loss_of`; below 0 the contender gains.
     """
     return against(field, name, "none", "cosine")
+
+
+def untuned(field: Field, name: str) -> float:
+    """Regret of a contender at a rate that nobody searched for against the same search; a mean over the rates.
+
+    Args:
+        field: The task.
+        name: Of the contender.
+
+    Returns:
+        In the units of `Bench.loss_of`; below 0 the contender gains.
+    """
+    best = field.best_of_grid("none", "cosine")
+    if best is None or not (_is_known(field, name) and field.has(kind="cosine")):
+        return math.nan
+    return mean_of(field.bench.loss_of(one.test, best.test) for one in field.over_rates(**place_of(name)))
 
 
 def cosine_searched(field: Field, name: str) -> float:

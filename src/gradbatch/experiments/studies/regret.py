@@ -155,9 +155,9 @@ its minimum within the first updates and stays there, on all seven tasks; and `b
 what is measured of these two is their smallest batch, not their rule. The smallest batches differ between rules (1 for
 `noise-scale`, 2 for `simigrad`, 16 for `cabs` and `noise-floor`, 32 for most others), and on shakespeare, where
 constant batches of 4 are best, that decides: the two rules that may go lower are the best there at some rates, and what
-the others lose is what a batch of 16 or 32 loses. Four runs of constant batches of 4 with a cosine decay come as near
-to the search as any rule does, or nearer, at the price of many more updates; that 4 is the size was known only after
-the search. There it is the [minimum of 16](regret-floor.md) that costs `noise-floor` its place.
+most others lose is mostly what a batch of 16 or 32 loses, `noise-floor` [with its minimum of 16](regret-floor.md) among
+them. Four runs of constant batches of 4 with a cosine decay come as near to the search as the best rule, or nearer, on
+six of the seven tasks, at the price of many more updates; that 4 is the size was known only after the search.
 
 With Adam `noise-floor` gains more, and in the same way: with the rate left alone it does little better than a constant
 batch of 16, and as that worse than one of 4, which is the best size at most rates here. Raising the rate makes of a
