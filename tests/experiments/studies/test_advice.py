@@ -5,7 +5,7 @@ from experiments.studies.fields import field
 from gradbatch.experiments.reproduce.results import Results
 from gradbatch.experiments.studies.advice import advice, by_task
 from gradbatch.experiments.studies.benches import BENCHES
-from gradbatch.experiments.studies.contest import DEVELOPED_ON, OURS, contest
+from gradbatch.experiments.studies.contest import BUDGETED, DEVELOPED_ON, OURS, contest
 
 
 def test_the_answer_names_one_rule_and_says_what_cannot_be_told():
@@ -71,6 +71,7 @@ def test_with_both_optimizers_every_question_has_two_rows():
             (*DEVELOPED_ON, "semeval"),
             "With SGD, `NoiseFloor()` reaches each of the goals on 5 tasks or more, but",
         ),
+        (BUDGETED, BENCHES, "With SGD all of the goals below are reached by `NoiseFloor(budget=…)`, which"),
         ("cabs", DEVELOPED_ON, "With SGD no rule reaches all of the goals below"),
     ],
 )
@@ -90,6 +91,7 @@ def test_a_rule_is_recommended_once_it_reaches_all_goals(rule, tasks, words):
     }
     text = advice(Results(trials, outcomes))[1]
     assert words in text
+    assert ("nowhere beats a search" in text) == (rule != BUDGETED)
 
 
 def test_nothing_is_said_before_a_task_is_whole():

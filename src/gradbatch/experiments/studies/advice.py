@@ -127,7 +127,7 @@ def _answers(results: Results, fields: Sequence[Field]) -> Table:
         "search. All see the same number of samples, which favours small batches, on a CPU. All rules, and costs in "
         "samples, updates and seconds: [the comparison](regret.md)."
     )
-    return Table(caption=caption, head=["", "", *map(_name, fields), "tasks better / worse"], rows=rows)
+    return Table(caption=caption, head=["lost", "", *map(_name, fields), "tasks better / worse"], rows=rows)
 
 
 def _cells(row: _Row, fields: Sequence[Field | None]) -> list[str]:
@@ -147,7 +147,10 @@ def _recommended(results: Results) -> str:
     everywhere = [field for found in whole.values() for field in found]
     beats = [f for f in everywhere if is_told(searched, f, BUDGETED) and searched(f, BUDGETED) < 0]
     if everywhere and not beats:
-        texts.append("At the best of its rates it nowhere beats a search: what it gains, it gains at other rates.")
+        texts.append(
+            f"At the best of its rates {_shown(BUDGETED)} nowhere beats a search by more than chance: what it gains, "
+            "it gains at other rates."
+        )
     return " ".join(texts)
 
 
