@@ -96,7 +96,8 @@ one run, at the largest rate. With 4 in place of 16, `noise-floor` and `cabs` st
 on average half a per cent or less to constant batches of that size. `noise-floor` with the budget known is then better
 than these at every rate, and than their [cosine decay](regret-shakespeare.md) at all rates but the largest: what it
 adds is mostly its end. 28,000 samples are so few that every update counts; the default of 16 saves updates, which this
-task cannot spare. Whether a smaller minimum pays on the other tasks was not tried.
+task cannot spare. The default [was not changed](../decisions.md) for one task; on the others such a minimum was not
+measured.
 """
 
 EXPERIMENTS: Sequence[Experiment] = (
