@@ -1,5 +1,6 @@
 """`gradbatch reproduce`: every experiment runs at the quick scale, and the committed pages say what their logs say."""
 
+import math
 import re
 from pathlib import Path
 
@@ -10,7 +11,11 @@ from gradbatch.errors import InvalidInputError
 from gradbatch.experiments.reproduce.index import index_of
 from gradbatch.experiments.reproduce.pages import drawn, page_of, results_of
 from gradbatch.experiments.reproduction import chosen, draw, reproduce
+from gradbatch.experiments.studies.benches import BENCHES
 from gradbatch.experiments.studies.catalogue import EXPERIMENTS
+from gradbatch.experiments.studies.contest import BUDGETED, RULES
+from gradbatch.experiments.studies.gains import is_told, matched, searched
+from gradbatch.experiments.studies.standings import fields_of
 
 ROOT = Path(__file__).parents[2]
 LOGS = list(dict.fromkeys(experiment.log for experiment in EXPERIMENTS.values()))
@@ -54,6 +59,18 @@ def test_the_committed_page_is_what_the_committed_log_says(name):
 def test_the_committed_index_is_what_the_committed_logs_say():
     text = (ROOT / "docs" / "results" / "index.md").read_text(encoding="utf-8")
     assert text == index_of(EXPERIMENTS.values(), ROOT / "results"), "draw it anew: gradbatch reproduce all --draw"
+
+
+def test_the_committed_log_bears_out_what_the_readme_says_of_rules():
+    fields = fields_of(results_of(EXPERIMENTS["regret"], "full", ROOT / "results"))
+    known = [(field, rule) for field in fields for rule in RULES if math.isfinite(searched(field, rule))]
+    assert len(known) > len(BENCHES) * len(RULES)  # all rules on all tasks with SGD, and some with Adam
+    gaining = [(field, rule) for field, rule in known if searched(field, rule) < 0]
+    better = [(field.bench.name, rule) for field, rule in gaining if is_told(searched, field, rule)]
+    assert not better, "none of the rules that we ran beats a search by more than chance"
+    with_adam = [field for field in fields if field.optimizer == "adam"]
+    assert len(with_adam) == len(BENCHES)
+    assert all(matched(field, BUDGETED) <= 0 for field in with_adam), "no worse than the best constant batch"
 
 
 def test_no_page_or_figure_is_left_over():

@@ -227,6 +227,8 @@ def test_towards_the_end_the_decrease_that_is_left_counts() -> None:
         decision = answer(rule, state, variance=4.0, dataset_size=1600)
         sizes.append(decision.batch_size)
         decreases.append(decision.numbers["decrease"])
+        assert ("as many samples as it may" in decision.reason) == (decreases[-1] == 0)
+        assert "inf" not in decision.reason
     assert decreases == pytest.approx([share * decreases[-1] for share in (1, 1 / 2, 1 / 8, 0, 0, 1)])
     # A rate of 0.5 times a variance of 4, over 4 times the decrease; without any, as much as there is.
     assert sizes == [round(2 / (4 * value)) if value else 1600 for value in decreases]

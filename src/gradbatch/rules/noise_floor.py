@@ -257,7 +257,7 @@ def _held(because: str, progress: Progress, state: NoiseFloorState) -> Decision:
 
 
 def _written(wanted: float) -> str:
-    """The size that the rule asks for; at the end of a budget nothing is left to gain by small batches."""
+    """The size that the rule asks for, infinite where the loss can fall no further, as at the end of a budget."""
     return f"{wanted:.4g} samples" if math.isfinite(wanted) else "as many samples as it may"
 
 
